@@ -1,0 +1,1 @@
+"""The napari plugin of pathotune: it shows what the core does."""

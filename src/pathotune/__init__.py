@@ -1,0 +1,1 @@
+"""The core of pathotune: from whole-slide images to tuned predictions, without a viewer."""

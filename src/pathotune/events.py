@@ -1,0 +1,96 @@
+"""What long work yields: small frozen events that any front end can draw, and their JSON form for pipes."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Event:
+    """Base of all events."""
+
+
+@dataclass(frozen=True)
+class Note(Event):
+    """A sentence for the person; `level` is info or warning."""
+
+    text: str
+    level: str = "info"
+
+
+@dataclass(frozen=True)
+class Step(Event):
+    """Progress inside one phase of the work, in `unit`s.
+
+    `rate` is units per second and `seconds_left` an estimate; both None while unknown.
+    """
+
+    phase: str
+    done: int
+    total: int
+    unit: str = "tiles"
+    rate: float | None = None
+    seconds_left: float | None = None
+
+
+@dataclass(frozen=True)
+class EpochEnd(Event):
+    """One finished epoch of a tuning; `metrics` are those of the validation regions."""
+
+    epoch: int
+    epochs: int
+    train_loss: float
+    metrics: dict[str, float] = field(default_factory=dict)
+    best_epoch: int = 0
+    learning_rate: float = 0.0
+
+
+@dataclass(frozen=True)
+class ShardDone(Event):
+    """A part of a prediction store that has just become readable.
+
+    `box_px0` is (x, y, width, height) in level-0 pixels of what it covers.
+    """
+
+    store: str
+    index: int
+    done: int
+    total: int
+    box_px0: tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class Finished(Event):
+    """The end of the work with its result: the JSON document the command prints."""
+
+    result: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Failed(Event):
+    """The end of the work by an error; `kind` is the class name in `pathotune.errors`, `text` its sentence."""
+
+    kind: str
+    text: str
+    exit_code: int = 1
+
+
+KINDS: dict[str, type[Event]] = {
+    cls.__name__: cls for cls in (Note, Step, EpochEnd, ShardDone, Finished, Failed)
+}
+
+
+def to_json(event: Event) -> dict[str, Any]:
+    """The event as a JSON-ready dict with its kind under "event"."""
+    return {"event": type(event).__name__, **dataclasses.asdict(event)}
+
+
+def from_json(data: dict[str, Any]) -> Event:
+    """The event written by `to_json`; raises KeyError for an unknown kind."""
+    fields = dict(data)
+    cls = KINDS[fields.pop("event")]
+    if "box_px0" in fields:
+        fields["box_px0"] = tuple(fields["box_px0"])
+    return cls(**fields)
