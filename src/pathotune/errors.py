@@ -83,7 +83,9 @@ class MissingPackage(PathotuneError, ImportError):
 
     def __init__(self, package: str, needed_for: str, install: str) -> None:
         self.package, self.needed_for = package, needed_for
-        super().__init__(f"{needed_for} needs the package {package}, which is not installed. Install it with: {install}")
+        super().__init__(
+            f"{needed_for} needs the package {package}, which is not installed. Install it with: {install}"
+        )
 
 
 class BackboneUnavailable(PathotuneError, RuntimeError):

@@ -77,9 +77,7 @@ class Failed(Event):
     exit_code: int = 1
 
 
-KINDS: dict[str, type[Event]] = {
-    cls.__name__: cls for cls in (Note, Step, EpochEnd, ShardDone, Finished, Failed)
-}
+KINDS: dict[str, type[Event]] = {cls.__name__: cls for cls in (Note, Step, EpochEnd, ShardDone, Finished, Failed)}
 
 
 def to_json(event: Event) -> dict[str, Any]:

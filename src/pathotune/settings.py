@@ -32,9 +32,7 @@ class Settings:
 def settings() -> Settings:
     """Read the environment now (cheap; not cached, so that tests can change it)."""
     cache = Path(os.environ.get("PATHOTUNE_CACHE") or platformdirs.user_cache_dir("pathotune", appauthor=False))
-    results = Path(
-        os.environ.get("PATHOTUNE_RESULTS") or Path(platformdirs.user_documents_dir()) / "pathotune"
-    )
+    results = Path(os.environ.get("PATHOTUNE_RESULTS") or Path(platformdirs.user_documents_dir()) / "pathotune")
     models = Path(os.environ.get("PATHOTUNE_MODELS") or cache / "models")
     flags = ("PATHOTUNE_OFFLINE", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
     offline = any(os.environ.get(flag, "").lower() in {"1", "true", "yes", "on"} for flag in flags)

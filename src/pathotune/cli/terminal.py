@@ -20,7 +20,9 @@ VerboseOption = Annotated[int, typer.Option("--verbose", "-v", count=True, help=
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
 SlideMppOption = Annotated[
     float | None,
-    typer.Option("--slide-mpp", help="The slide's own pixel size in µm per pixel, where the file lacks it or is wrong."),
+    typer.Option(
+        "--slide-mpp", help="The slide's own pixel size in µm per pixel, where the file lacks it or is wrong."
+    ),
 ]
 
 
