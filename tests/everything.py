@@ -15,9 +15,23 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 SCREEN_PACKAGES = (
-    "xvfb xauth libgl1 libegl1 libglib2.0-0 libfontconfig1 libdbus-1-3 libxkbcommon-x11-0 libxcb-icccm4 libxcb-image0 "
-    "libxcb-keysyms1 libxcb-cursor0 libxcb-render-util0 libxcb-xinerama0 libxcb-shape0 libxcb-randr0"
-).split()
+    "xvfb",
+    "xauth",
+    "libgl1",
+    "libegl1",
+    "libglib2.0-0",
+    "libfontconfig1",
+    "libdbus-1-3",
+    "libxkbcommon-x11-0",
+    "libxcb-icccm4",
+    "libxcb-image0",
+    "libxcb-keysyms1",
+    "libxcb-cursor0",
+    "libxcb-render-util0",
+    "libxcb-xinerama0",
+    "libxcb-shape0",
+    "libxcb-randr0",
+)
 
 
 def say(text: str) -> None:
