@@ -1,0 +1,99 @@
+"""From a card to a frozen backbone: build the library's own network, then fill it strictly."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pathotune.backbones import locate, weights
+from pathotune.backbones.card import BackboneCard
+from pathotune.errors import BackboneUnavailable, MissingPackage, UsageError, WeightsRefused
+from pathotune.registry import Entry, Table
+from pathotune.resources import resource_root
+
+if TYPE_CHECKING:
+    from pathotune.backbones.surface import Backbone
+
+log = logging.getLogger(__name__)
+
+# One builder for each library: (card, depth or None) -> Backbone with weights still to come.
+BUILDERS = Table(
+    "loader",
+    (
+        Entry("timm", "pathotune.backbones.tile.timm_build:build", "timm model names"),
+        Entry("transformers", "pathotune.backbones.tile.hugging:build", "classes of transformers, no remote code"),
+        Entry("open_clip", "pathotune.backbones.tile.clip_tower:build", "the image tower of an open_clip model"),
+    ),
+)
+# Without its file the built-in backbone is drawn from this seed, the same on every machine.
+BUILT_IN_SEED = 2024
+
+
+def load(card: BackboneCard, given: Path | None, random_seed: int | None, depth: int | None) -> Backbone:
+    """See `pathotune.backbones.load_backbone`."""
+    require_loadable(card)
+    if depth is not None and random_seed is None:
+        raise UsageError("A reduced depth fits no published weights; give a random seed with it.")
+    if depth is not None and not 1 <= depth <= (card.depth or depth):
+        raise UsageError(f"{card.title} has {card.depth} blocks; {depth} cannot be kept.")
+    if random_seed is not None:
+        return _random(card, random_seed, depth)
+    if given is None and locate.is_built_in(card):
+        return _built_in(card)
+    path, source = locate.find_weights(card, given)
+    backbone = BUILDERS.load(card.loader)(card, None)
+    _check_file(card, path)
+    backbone.load_tensors(weights.read_tensors(path), path)
+    return _sealed(backbone, source)
+
+
+def require_loadable(card: BackboneCard) -> None:
+    """Raise BackboneUnavailable or MissingPackage for a card that cannot be built here."""
+    if not card.loadable:
+        raise BackboneUnavailable(f"{card.title} is in the catalogue but cannot be loaded yet: {card.reason}")
+    installs = {"open_clip": "pip install 'pathotune[openclip]'"}
+    for package in card.needs:
+        if importlib.util.find_spec(package) is None:
+            raise MissingPackage(package, card.title, installs.get(package, f"pip install {package}"))
+
+
+def built_in_file() -> Path:
+    """Where the trained weights of pathotune-tiny lie when they ship."""
+    return resource_root() / "backbones" / "weights" / "pathotune-tiny.safetensors"
+
+
+def _built_in(card: BackboneCard) -> Backbone:
+    path = built_in_file()
+    if not card.file_sha256:
+        log.debug("%s has no trained weights; drawn from seed %d", card.name, BUILT_IN_SEED)
+        return _random(card, BUILT_IN_SEED, None)
+    if not path.is_file():
+        raise BackboneUnavailable(f"{path.name} is missing from this installation; install pathotune again.")
+    backbone = BUILDERS.load(card.loader)(card, None)
+    _check_file(card, path)
+    backbone.load_tensors(weights.read_tensors(path), path)
+    return _sealed(backbone, "built in")
+
+
+def _random(card: BackboneCard, seed: int, depth: int | None) -> Backbone:
+    if depth is not None:
+        card = dataclasses.replace(card, depth=depth)
+    backbone: Backbone = BUILDERS.load(card.loader)(card, depth)
+    weights.fill_randomly(backbone, seed)
+    return _sealed(backbone, f"random, seed {seed}")
+
+
+def _check_file(card: BackboneCard, path: Path) -> None:
+    if card.file_sha256 and weights.file_sha256(path) != card.file_sha256:
+        raise WeightsRefused(
+            f"{path.name} is not the file the card of {card.name} names (SHA-256 differs); fetch or install it again."
+        )
+
+
+def _sealed(backbone: Backbone, source: str) -> Backbone:
+    backbone.weights_sha256 = weights.content_sha256(backbone)
+    backbone.weights_source = source
+    return backbone.freeze()
