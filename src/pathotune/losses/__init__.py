@@ -1,0 +1,1 @@
+"""Heads and objectives that more than one method uses."""

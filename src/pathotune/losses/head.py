@@ -1,0 +1,71 @@
+"""A linear head on standardised features: what both the probe and the prompted methods end in."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+class LinearHead(nn.Module):
+    """Class logits from features that are first brought to zero mean and unit spread.
+
+    Backbones differ by orders of magnitude in the scale of their features; standardised, one learning rate fits all.
+
+    Parameters
+    ----------
+    width : D, the features' width.
+    classes : K.
+
+    Attributes
+    ----------
+    temperature : logits are divided by it (calibration; 1 while training). It is kept by the tuning, not in the state.
+    """
+
+    mean: Tensor
+    spread: Tensor
+
+    def __init__(self, width: int, classes: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("spread", torch.ones(width))
+        self.linear = nn.Linear(width, classes)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+        self.temperature = 1.0
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(b, D) float32 → (b, K)."""
+        # Full precision also under autocast: a probability map in steps of 1/256 shows as bands on the slide.
+        with torch.autocast(features.device.type, enabled=False):
+            logits = self.linear((features.float() - self.mean) / self.spread)
+        return logits / self.temperature  # type: ignore[no-any-return]
+
+    def standardise(self, features: Tensor) -> None:
+        """Take mean and spread from the training tiles' features (n, D)."""
+        features = features.float()
+        self.mean.copy_(features.mean(dim=0))
+        spread = features.std(dim=0, unbiased=False)
+        # A channel that never changes keeps its scale instead of being blown up.
+        self.spread.copy_(torch.where(spread > 1e-6, spread, torch.ones_like(spread)))
+
+    def fit(self, features: Tensor, labels: np.ndarray, strength: float) -> None:
+        """Start from a logistic regression on the training tiles' features.
+
+        Parameters
+        ----------
+        features : (n, D).
+        labels : (n,) class indexes; each class occurs.
+        strength : inverse of the L2 penalty (scikit-learn's C). Small values leave the loss far from zero, so that
+            what lies before the head still gets gradients.
+        """
+        from sklearn.linear_model import LogisticRegression
+
+        scaled = ((features.float() - self.mean) / self.spread).cpu().numpy()
+        probe = LogisticRegression(C=strength, class_weight="balanced", max_iter=300).fit(scaled, labels)
+        weight, bias = probe.coef_, probe.intercept_
+        if len(weight) == 1:  # two classes: scikit-learn gives one row, the log odds of the second
+            weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
+        with torch.no_grad():
+            self.linear.weight.copy_(torch.as_tensor(weight, dtype=torch.float32))
+            self.linear.bias.copy_(torch.as_tensor(bias, dtype=torch.float32))

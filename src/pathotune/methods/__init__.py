@@ -1,0 +1,106 @@
+"""The methods that can be tuned, by name, and the model a tuning file describes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from pathotune.errors import TuningMismatch
+from pathotune.methods.base import MethodConfig
+from pathotune.registry import Entry, Table
+
+if TYPE_CHECKING:
+    from pathotune.backbones.surface import Backbone
+    from pathotune.methods.checkpoint import Tuning
+
+METHODS = Table(
+    "method",
+    (
+        Entry(
+            "pathotune",
+            "pathotune.methods.pathotune.method:PathoTune",
+            "PathoTune",
+            {
+                "title": "PathoTune",
+                "summary": "Visual, textual and instance prompts in a frozen vision transformer, and a linear head.",
+                "config": "pathotune.methods.pathotune.config:PathoTuneConfig",
+                "level": "tile",
+                "needs_prompts": True,
+                "uses_text": True,
+            },
+        ),
+        Entry(
+            "linear_probe",
+            "pathotune.methods.linear_probe.method:LinearProbe",
+            "Linear probe",
+            {
+                "title": "Linear probe",
+                "summary": "One linear layer on the frozen backbone's features: the quickest, and the yardstick.",
+                "config": "pathotune.methods.linear_probe.config:LinearProbeConfig",
+                "level": "tile",
+                "needs_prompts": False,
+                "uses_text": False,
+            },
+        ),
+    ),
+)
+
+
+def config_class(method: str) -> type[MethodConfig]:
+    """The config dataclass of a method (no torch is imported); raises UnknownName."""
+    facts = METHODS[method].facts or {}
+    loaded: type[MethodConfig] = Entry(method, str(facts["config"])).load()
+    return loaded
+
+
+def load_config(method: str, settings: Mapping[str, Any] | None = None) -> MethodConfig:
+    """The method's config with these fields set (text or typed values); raises UnknownName or UsageError."""
+    from pathotune.methods.options import with_settings
+
+    return with_settings(config_class(method)(), settings or {})
+
+
+def build_model(tuning: Tuning, backbone: Backbone) -> Any:
+    """The model a tuning describes, on the backbone's device, frozen and ready to predict.
+
+    Parameters
+    ----------
+    tuning : a loaded tuning.
+    backbone : the backbone it was made with, loaded.
+
+    Returns
+    -------
+    A `methods.base.Method` in eval mode. Its logits are already divided by the calibration temperature.
+
+    Raises
+    ------
+    TuningMismatch
+        The backbone is another one, has other weights, or another token width or pixel size.
+    TuningUnreadable
+        The tuning's tensors do not fit its method.
+    """
+    check_backbone(tuning, backbone)
+    config = load_config(tuning.method, tuning.config)
+    model = METHODS.load(tuning.method)(config, backbone, tuning.class_names, tuning.text_vectors)
+    model.load_trainable_state(tuning.trained)
+    model.head.temperature = float(tuning.calibration.get("temperature", 1.0))
+    device = next(backbone.parameters()).device
+    model.to(device).eval().requires_grad_(False)
+    return model
+
+
+def check_backbone(tuning: Tuning, backbone: Backbone) -> None:
+    """Refuse another backbone than the one the tuning was made with, with the sentence that says which it needs."""
+    need, card = tuning.backbone, backbone.card
+    wanted = f"This tuning needs the backbone {need['name']}"
+    if card.name != need["name"]:
+        raise TuningMismatch(f"{wanted}, not {card.name}. Load that backbone, or tune again on this one.")
+    if backbone.embed_dim != need["embed_dim"]:
+        raise TuningMismatch(f"{wanted} with tokens {need['embed_dim']} wide; this one's are {backbone.embed_dim}.")
+    if card.mpp != need["mpp"]:
+        raise TuningMismatch(f"{wanted} at {need['mpp']} µm per pixel; this one reads {card.mpp} µm per pixel.")
+    if need.get("sha256") and backbone.weights_sha256 != need["sha256"]:
+        raise TuningMismatch(
+            f"{wanted} with the weights {need['sha256'][:12]}…; the ones loaded are "
+            f"{str(backbone.weights_sha256)[:12]}…. Get the same release of the backbone, or tune again."
+        )

@@ -1,0 +1,121 @@
+"""The contract of a method: its config, what it asks of a backbone, and what it answers for a tile."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
+
+import numpy as np
+
+from pathotune.errors import TuningMismatch, TuningUnreadable
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from pathotune.tasks import Task
+
+
+class MethodOutput(NamedTuple):
+    """What a method says of a batch of tiles."""
+
+    logits: Tensor  # (b, K) float32, calibrated where the model comes from a tuning
+    features: Tensor  # (b, D) float32, what the head sees
+    attention: dict[str, Tensor]  # source → (b, rows, columns) float32, the share of attention each patch gets
+
+
+@dataclass(frozen=True)
+class MethodConfig:
+    """Base of all method configs; every field is one control of a form and one `--set` of the command line."""
+
+    # Tiles pass the backbone once, and the method trains on what came out.
+    trains_on_features: ClassVar[bool] = False
+
+    @property
+    def text_encoder_wanted(self) -> str:
+        """The text encoder's name, "auto", or "" where the method uses no text."""
+        return ""
+
+    def sentences_for(self, task: Task, mpp: float) -> tuple[str, ...]:
+        """The sentences whose vectors the method takes; empty where it uses no text."""
+        return ()
+
+
+class Method(Protocol):
+    """What the training loop, the prediction and the tuning file need from a method's model (a torch module).
+
+    `__init__(config, backbone, class_names, text_vectors)`: text_vectors is (M, D_t) float32 or None.
+    """
+
+    config: MethodConfig
+    class_names: tuple[str, ...]
+    head: Any
+
+    @property
+    def attention_sources(self) -> tuple[str, ...]:
+        """The attention maps `forward` can give for this backbone."""
+
+    def lower(self, pixels: Tensor) -> Tensor:
+        """What nothing trained has a part in; may be kept for a tile from one epoch to the next."""
+
+    def upper(self, lower: Tensor, pixels: Tensor, attention: bool = False) -> MethodOutput:
+        """The trained part on what `lower` gave."""
+
+    def __call__(self, pixels: Tensor, attention: bool = False) -> MethodOutput:
+        """`upper(lower(pixels), pixels)` for normalised tiles (b, 3, h, w)."""
+
+    def start(self, features: Tensor, labels: np.ndarray) -> None:
+        """Look once at the training tiles' features (n, D) before the first step (standardise, warm head)."""
+
+    def trainable_state(self) -> dict[str, np.ndarray]:
+        """Every trained tensor and every one that cannot be computed again, by name."""
+
+    def load_trainable_state(self, state: dict[str, np.ndarray]) -> None:
+        """Put back what `trainable_state` gave; raises TuningUnreadable where a name or shape differs."""
+
+
+def is_backbone_key(name: str) -> bool:
+    """Whether a state name belongs to the frozen backbone."""
+    return name.startswith("backbone.") or ".backbone." in name
+
+
+def trained_arrays(module: nn.Module) -> dict[str, np.ndarray]:
+    """A copy of the module's state without its backbone's, as float32 arrays."""
+    return {
+        name: np.array(value.detach().float().cpu().numpy(), dtype=np.float32, order="C", copy=True)
+        for name, value in module.state_dict().items()
+        if not is_backbone_key(name)
+    }
+
+
+def load_trained_arrays(module: nn.Module, arrays: dict[str, np.ndarray]) -> None:
+    """Copy arrays made by `trained_arrays` into the module.
+
+    Raises
+    ------
+    TuningUnreadable
+        A tensor is missing, unknown, of another shape, or not finite; the sentence names it.
+    """
+    import torch
+
+    own = {name: value for name, value in module.state_dict().items() if not is_backbone_key(name)}
+    if set(own) != set(arrays):
+        missing, unknown = sorted(set(own) - set(arrays)), sorted(set(arrays) - set(own))
+        parts = [f"lacks {', '.join(missing)}"] if missing else []
+        parts += [f"has unknown {', '.join(unknown)}"] if unknown else []
+        raise TuningUnreadable(f"The tuning does not fit its own method: it {' and '.join(parts)}. Tune again.")
+    for name, value in own.items():
+        array = arrays[name]
+        if tuple(array.shape) != tuple(value.shape):
+            raise TuningMismatch(
+                f"The tuning's tensor {name} has the shape {tuple(array.shape)}, but this backbone needs "
+                f"{tuple(value.shape)}. Use the backbone it was made with."
+            )
+        if not np.isfinite(array).all():
+            raise TuningUnreadable(f"The tuning's tensor {name} holds values that are not finite. Tune again.")
+        with torch.no_grad():
+            value.copy_(torch.as_tensor(array))
+
+
+def trained_parameters(module: nn.Module) -> dict[str, Any]:
+    """The parameters that training changes, by name: all but the backbone's."""
+    return {name: value for name, value in module.named_parameters() if not is_backbone_key(name)}

@@ -1,0 +1,1 @@
+"""Linear probe: one linear layer on the frozen backbone's features."""

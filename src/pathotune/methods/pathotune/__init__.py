@@ -1,0 +1,1 @@
+"""PathoTune: task visual, task textual and instance visual prompts on a frozen backbone, with a linear head."""
