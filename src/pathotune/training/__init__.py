@@ -1,0 +1,1 @@
+"""Tuning on regions and tiles: the loop, its schedule and the scores."""
