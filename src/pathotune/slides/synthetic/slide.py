@@ -119,8 +119,10 @@ class SyntheticSlide:
         out = np.empty((height, width, 3), dtype=np.uint8)
         for piece in pieces:
             painted = self._papered(piece, x, y, width, height)
-            if piece.mask is None:
-                out = painted
+            if len(pieces) == 1:
+                out = painted  # part of the wallpaper itself: only read from here on
+            elif piece.mask is None:
+                out[...] = painted
             else:
                 np.copyto(out, painted, where=piece.mask[..., None])
         ink = self.layout.pen_mask(x, y, width, height)
