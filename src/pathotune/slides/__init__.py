@@ -59,8 +59,9 @@ def open_slide(
         raise FileMissing(path, "slide")
     source = _first_that_opens(path, names)
     try:
-        size, warnings = _pixel_size(source, stated)
-        return Slide(source, size, icc=icc, warnings=tuple(warnings))
+        identity = source.fingerprint()
+        size, warnings = _pixel_size(source, identity, stated)
+        return Slide(source, size, identity, icc=icc, warnings=tuple(warnings))
     except BaseException:
         source.close()
         raise
@@ -83,13 +84,13 @@ def _first_that_opens(path: Path, names: list[str]) -> Source:
     raise SlideUnreadable(path, tried, advice)
 
 
-def _pixel_size(source: Source, stated: Mpp | None) -> tuple[Mpp | None, list[str]]:
+def _pixel_size(source: Source, identity: str, stated: Mpp | None) -> tuple[Mpp | None, list[str]]:
     found, warnings = pixel_size.decide(source.facts.mpp_hints)
     if stated:
-        if not pixel_size.remember(source.fingerprint(), stated):
+        if not pixel_size.remember(identity, stated):
             warnings.append("The stated pixel size could not be remembered: the cache folder cannot be written.")
         return stated, warnings
-    earlier = pixel_size.remembered(source.fingerprint())
+    earlier = pixel_size.remembered(identity)
     if earlier and found and abs(earlier.x / found.x - 1) > 0.02:
         warnings.append(
             f"{earlier.x:g} µm per pixel was stated for this slide earlier; its {found.source} says {found.x:g} µm, "

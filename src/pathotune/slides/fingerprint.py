@@ -1,4 +1,4 @@
-"""A slide's identity from its size and sampled bytes: made in milliseconds, the same under any name and in any place."""
+"""A slide's identity from its size and sampled bytes: made in milliseconds, the same wherever the slide lies."""
 
 from __future__ import annotations
 

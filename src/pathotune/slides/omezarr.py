@@ -17,6 +17,7 @@ SMALLEST_BLOCK = 256
 BRIGHTFIELD = "pathotune reads brightfield slides, 8 bit red-green-blue."
 METADATA_NAMES = (".zattrs", ".zgroup", ".zarray", "zarr.json")
 SAMPLED_CHUNKS = 24
+LARGEST_CHUNK_BYTES = 256 * 2**20
 
 
 class OmeZarrSource(Source):
@@ -26,7 +27,7 @@ class OmeZarrSource(Source):
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        group = _open_group(path)
+        group, self._others = _image_of(_open_group(path))
         multiscale, omero = _multiscale(group)
         self._axes = _axis_names(multiscale, group)
         self._arrays = [group[entry["path"]] for entry in multiscale["datasets"]]
@@ -47,6 +48,7 @@ class OmeZarrSource(Source):
             vendor="ome-zarr",
             levels=tuple(make_levels(sizes, tiles, [_codec(array) for array in self._arrays])),
             mpp_hints=(hint,) if hint else (),
+            associated_images=tuple(self._others),
             warnings=tuple(warnings),
         )
 
@@ -59,14 +61,15 @@ class OmeZarrSource(Source):
         """One block of chunks."""
         width, height = self.block_size(level)
         cut = {"y": slice(row * height, (row + 1) * height), "x": slice(column * width, (column + 1) * width)}
-        wanted = tuple(cut.get(axis, slice(0, 3) if axis == "c" else 0) for axis in self._axes)
-        pixels = np.asarray(self._arrays[level][wanted])
-        left = [axis for axis in self._axes if axis in "cyx"]
-        return np.ascontiguousarray(pixels.transpose([left.index(axis) for axis in "yxc"]))
+        return _as_rgb(self._arrays[level], self._axes, cut)
 
     def associated_image(self, name: str) -> Pixels:
-        """There are none."""
-        raise KeyError(name)
+        """The first resolution of an image beside the slide's own."""
+        multiscale, _ = _multiscale(self._others[name])
+        array = self._others[name][multiscale["datasets"][0]["path"]]
+        axes = _axis_names(multiscale, self._others[name])
+        _check_array(array, axes)
+        return _as_rgb(array, axes, {"y": slice(None), "x": slice(None)})
 
     def fingerprint(self) -> str:
         """From the metadata documents and sampled chunk files."""
@@ -96,13 +99,22 @@ def _open_group(path: Path) -> Any:
     return zarr.open_group(str(path), mode="r")
 
 
+def _image_of(group: Any) -> tuple[Any, dict[str, Any]]:
+    """The image itself and the pictures beside it, by name: bioformats2raw puts them in folders 0, 1, …"""
+    attributes = dict(group.attrs)
+    if "bioformats2raw.layout" not in attributes.get("ome", attributes) or "0" not in group:
+        return group, {}
+    return group["0"], {
+        f"image {name}": inner for name, inner in sorted(group.groups()) if name.isdigit() and name != "0"
+    }
+
+
 def _multiscale(group: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     attributes = dict(group.attrs)
     ome = attributes.get("ome", attributes)
     found = ome.get("multiscales") or []
     if not found:
-        inner = " Name the image inside it, for example its folder 0." if "bioformats2raw.layout" in ome else ""
-        raise Declined("the zarr folder has no OME multiscales", advice=inner.strip())
+        raise Declined("the zarr folder holds no OME multiscales", advice="Name the folder of an image inside it.")
     return dict(found[0]), dict(ome.get("omero") or {})
 
 
@@ -123,9 +135,20 @@ def _check_array(array: Any, axes: list[str]) -> None:
     sizes = dict(zip(axes, array.shape, strict=True))
     if sizes["c"] not in (3, 4):
         raise Declined(f"it has {sizes['c']} channels, not red-green-blue", final=True, advice=BRIGHTFIELD)
+    bytes_of_chunk = int(np.prod(array.chunks))
+    if bytes_of_chunk > LARGEST_CHUNK_BYTES:
+        reason = f"its chunks are {bytes_of_chunk / 2**30:.1f} GiB each"
+        raise Declined(reason, advice="Write it again with chunks of 512 to 2048 pixels.")
     several = [f"{size} along {axis}" for axis, size in sizes.items() if axis not in "cyx" and size > 1]
     if several:
         raise Declined(f"it holds more than one plane ({', '.join(several)})", final=True, advice=BRIGHTFIELD)
+
+
+def _as_rgb(array: Any, axes: list[str], cut: Mapping[str, slice]) -> Pixels:
+    wanted = tuple(cut.get(axis, slice(0, 3) if axis == "c" else 0) for axis in axes)
+    pixels = np.asarray(array[wanted])
+    left = [axis for axis in axes if axis in "cyx"]
+    return np.ascontiguousarray(pixels.transpose([left.index(axis) for axis in "yxc"]))
 
 
 def _pixel_size(multiscale: Mapping[str, Any], x: int, y: int) -> tuple[Hint | None, list[str]]:

@@ -9,10 +9,18 @@ import numpy as np
 
 from pathotune.slides import fingerprint
 from pathotune.slides.mpp import Hint, from_objective, to_number
-from pathotune.slides.source import Declined, Facts, Pixels, Source, make_levels, on_white
+from pathotune.slides.source import Declined, Facts, Pixels, Source, is_tiff, make_levels, on_white
 
 BLOCK = 512
 HEADER_BYTES = 64 * 1024
+# Transfer syntaxes of DICOM; of other files openslide does not tell the codec.
+DICOM_CODECS = {
+    "1.2.840.10008.1.2": "none",
+    "1.2.840.10008.1.2.1": "none",
+    "1.2.840.10008.1.2.4.50": "jpeg",
+    "1.2.840.10008.1.2.4.90": "jpeg2000",
+    "1.2.840.10008.1.2.4.91": "jpeg2000",
+}
 
 
 class OpenSlideSource(Source):
@@ -53,11 +61,11 @@ class OpenSlideSource(Source):
         return np.ascontiguousarray(on_white(np.asarray(self._slide.associated_images[name].convert("RGBA"))))
 
     def fingerprint(self) -> str:
-        """For one file its sampled bytes; for a series openslide's own hash, whichever of its files was named."""
+        """For a TIFF its sampled bytes, as every reader; else openslide's hash of all files, whichever was named."""
         quick = self._slide.properties.get("openslide.quickhash-1")
-        if quick:
-            return fingerprint.combine("openslide", [quick, repr(self._slide.level_dimensions)])
-        return fingerprint.of_file(self.path)
+        if not quick or (self.path.is_file() and is_tiff(self.path)):
+            return fingerprint.of_file(self.path)
+        return fingerprint.combine("openslide", [quick, repr(self._slide.level_dimensions)])
 
     def close(self) -> None:
         """Close the handle."""
@@ -132,9 +140,10 @@ def _facts(slide: Any) -> Facts:
     bounds = [to_number(properties.get(f"openslide.bounds-{key}")) for key in ("x", "y", "width", "height")]
     whole = [int(value) for value in bounds if value is not None]
     profile = slide.color_profile
+    codec = DICOM_CODECS.get(properties.get("dicom.TransferSyntaxUID", ""), "unknown")
     return Facts(
         vendor=vendor,
-        levels=tuple(make_levels(sizes, tiles, ["unknown"] * len(sizes))),
+        levels=tuple(make_levels(sizes, tiles, [codec] * len(sizes))),
         mpp_hints=tuple(_hints(properties, vendor, power)),
         objective_power=power,
         bounds_px0=(whole[0], whole[1], whole[2], whole[3]) if len(whole) == 4 else None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +20,7 @@ SMALLEST_SIDE = 1024
 MADE_BLOCK = 512
 # Full-width blocks of made levels stay below this, so that a row of them fits the cache.
 MADE_BAND_BYTES = 8 * 2**20
-# Files with levels 1, 4, 16 are common and fine; a wider gap is filled, or a thumbnail would read the level above whole.
+# Levels 1, 4, 16 are common and fine; a wider gap is filled, or a thumbnail would read the level above whole.
 WIDEST_GAP = 6.0
 _owners = itertools.count()
 
@@ -92,8 +93,11 @@ class Pyramid:
         width, height = min(plane.block_width, plane.width - x), min(plane.block_height, plane.height - y)
         return halve(self.region(plane_index - 1, 2 * x, 2 * y, 2 * width, 2 * height))
 
-    def arrays(self, name: str) -> list[da.Array]:
-        """Every plane as a lazy array (height, width, 3); `name` keeps the keys of two slides apart."""
+    def arrays(self, name: str, read: Callable[[int, int, int, int, int], Pixels]) -> list[da.Array]:
+        """Every plane as a lazy array (height, width, 3).
+
+        `name` keeps the keys of two slides apart; `read` is `region` or a function around it, called for each chunk.
+        """
         import dask.array as da
 
         arrays = []
@@ -101,7 +105,7 @@ class Pyramid:
             chunk = _chunk(plane.block_height, plane.height), _chunk(plane.block_width, plane.width), 3
             arrays.append(
                 da.from_array(
-                    _PlaneView(self, index),
+                    _PlaneView(plane, index, read),
                     chunks=chunk,
                     name=f"{name}-{self._owner}-{index}",
                     fancy=False,
@@ -118,15 +122,14 @@ class _PlaneView:
     dtype = np.dtype(np.uint8)
     ndim = 3
 
-    def __init__(self, pyramid: Pyramid, index: int) -> None:
-        self._pyramid, self._index = pyramid, index
-        plane = pyramid.planes[index]
+    def __init__(self, plane: Plane, index: int, read: Callable[[int, int, int, int, int], Pixels]) -> None:
+        self._read, self._index = read, index
         self.shape = (plane.height, plane.width, 3)
 
     def __getitem__(self, key: Any) -> Pixels:
-        rows, columns, channels = (*key, *[slice(None)] * (3 - len(key)))
+        rows, columns, channels = (tuple(key) + (slice(None),) * 3)[:3]
         (y, height, rows), (x, width, columns) = _span(rows, self.shape[0]), _span(columns, self.shape[1])
-        cut: Pixels = self._pyramid.region(self._index, x, y, width, height)[rows, columns, channels]
+        cut: Pixels = self._read(self._index, x, y, width, height)[rows, columns, channels]
         return cut
 
 
@@ -147,11 +150,15 @@ def plan(source: Source) -> list[Plane]:
     planes: list[Plane] = []
     for index, level in enumerate(source.facts.levels):
         if planes:
-            _halve_until(planes, lambda last, goal=level: goal.downsample / last.downsample <= WIDEST_GAP)
+            _halve_until(planes, partial(_is_near, goal=level.downsample))
         block_width, block_height = source.block_size(index)
         planes.append(Plane(level.width, level.height, level.downsample, block_width, block_height, index))
     _halve_until(planes, lambda last: max(last.width, last.height) <= SMALLEST_SIDE)
     return planes
+
+
+def _is_near(last: Plane, goal: float) -> bool:
+    return goal / last.downsample <= WIDEST_GAP
 
 
 def _halve_until(planes: list[Plane], is_enough: Callable[[Plane], bool]) -> None:

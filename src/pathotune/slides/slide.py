@@ -46,11 +46,20 @@ class _Lease:
 class Slide:
     """An open slide. Made by `pathotune.open_slide`; use it as a context manager or call `close`.
 
-    All coordinates called `*_px0` are level-0 pixels, x then y, from the file's own corner. Reading is safe from
+    All coordinates called `*_px0` are level-0 pixels, x then y, from the file's own corner. `fingerprint` is the
+    slide's identity (32 hexadecimal digits) from sampled bytes, whatever its name and place. Reading is safe from
     several threads at once.
     """
 
-    def __init__(self, source: Source, mpp: Mpp | None, *, icc: bool = False, warnings: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        source: Source,
+        mpp: Mpp | None,
+        fingerprint: str,
+        *,
+        icc: bool = False,
+        warnings: tuple[str, ...] = (),
+    ) -> None:
         facts = source.facts
         self.path: Path = source.path
         self.name: str = source.path.name
@@ -58,6 +67,7 @@ class Slide:
         self.vendor: str = facts.vendor
         self.levels: tuple[Level, ...] = facts.levels
         self.mpp: Mpp | None = mpp
+        self.fingerprint: str = fingerprint
         self.objective_power: float | None = facts.objective_power
         self.width_px0: int = facts.levels[0].width
         self.height_px0: int = facts.levels[0].height
@@ -85,11 +95,6 @@ class Slide:
         if not self._release.alive:
             raise SlideUnreadable(self.path, [(self.reader, "the slide was closed")], "Open it again.")
         return self._lease.source
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """The slide's identity (32 hexadecimal digits) from sampled bytes, whatever it is called and wherever it lies."""
-        return self._source.fingerprint()
 
     @cached_property
     def icc_profile(self) -> str | None:
@@ -135,7 +140,7 @@ class Slide:
         The file's levels, then lazily halved ones until the longer side is at most 1024 pixels; gaps wider than 6
         between the file's levels are filled the same way. Chunks are one or a few of the file's tiles.
         """
-        return self._planes.arrays(f"slide-{self.fingerprint}")
+        return self._planes.arrays(f"slide-{self.fingerprint}", self._region)
 
     @property
     def pyramid_downsamples(self) -> list[float]:

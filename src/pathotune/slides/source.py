@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pathotune.slides.mpp import Hint
 
 Pixels: TypeAlias = NDArray[np.uint8]
+MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
 class Declined(Exception):
@@ -118,6 +119,12 @@ def make_levels(
         Level(width, height, level_downsample(width_px0, height_px0, width, height), *tile, codec)
         for (width, height), tile, codec in zip(sizes, tiles, codecs, strict=True)
     ]
+
+
+def is_tiff(path: Path) -> bool:
+    """Whether a file starts as TIFF and BigTIFF do."""
+    with path.open("rb") as file:
+        return file.read(4) in MAGICS
 
 
 def on_white(pixels: NDArray[np.uint8]) -> Pixels:

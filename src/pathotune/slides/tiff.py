@@ -1,10 +1,9 @@
-"""TIFF slides through tiffslide and tifffile, their tiles decoded directly."""
+"""TIFF slides (SVS, NDPI, Philips, OME-TIFF, generic) through tiffslide and tifffile."""
 
 from __future__ import annotations
 
 import logging
 import math
-import os
 import re
 import threading
 from collections.abc import Iterator
@@ -14,71 +13,60 @@ from typing import Any
 
 import numpy as np
 
-from pathotune.slides import fingerprint
+from pathotune.slides import fingerprint, ome
 from pathotune.slides.mpp import Hint, from_objective, from_resolution, to_number
-from pathotune.slides.source import Declined, Facts, Level, Pixels, Source, make_levels, on_white
+from pathotune.slides.source import Declined, Facts, Level, Pixels, Source, is_tiff, make_levels, on_white
+from pathotune.slides.tiffpage import COPY_AGAIN, FileBytes, PageReader, check_complete, check_page
 
-# One block of a file that stores strips; and the largest strip that is decoded whole to read a part of it.
-BAND_BYTES = 4 * 2**20
-LARGEST_STRIP_BYTES = 256 * 2**20
-MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-TO_PYRAMID = (
-    "Convert it to a tiled pyramid first, for example: vips tiffsave IN OUT.tif --tile --pyramid --compression jpeg."
-)
-BRIGHTFIELD = "pathotune reads brightfield slides, 8 bit red-green-blue."
+# Scanners whose files hold the slide in the first series; elsewhere the largest is taken.
+SLIDE_IS_FIRST = ("aperio", "hamamatsu", "philips", "perkinelmer")
+NOT_LEVELS = ("thumbnail", "label", "macro", "overview")
+UNITS = {2: "inch", 3: "cm", 4: "mm", 5: "um"}
+LARGE_PX = 4096
 
 
 class TiffSource(Source):
-    """SVS, Philips, NDPI, OME-TIFF and generic TIFF slides."""
+    """A TIFF slide: tiffslide says what it is, tifffile's segments give the pixels."""
 
     reader = "tiffslide"
 
     def __init__(self, path: Path) -> None:
         _check_magic(path)
-        from tiffslide import TiffSlide
-
         self.path = path
-        self._bytes: _FileBytes | None = None
+        self._bytes: FileBytes | None = None
         with _quiet_tifffile():
-            self._slide = _open(TiffSlide, path)
+            self._slide = _open(path)
             try:
-                self._series = _main_series(self._slide.ts_tifffile)
-                self._pages = [level.pages[0] for level in self._series.levels]
+                file = self._slide.ts_tifffile
+                self._vendor = _vendor(file)
+                self._series = _main_series(file, self._vendor)
+                levels = [self._series.levels[0], *_lower_levels(file, self._series)]
+                self._pages = [level.pages[0] for level in levels]
                 for page in self._pages:
-                    _check_page(page)
-                self._bytes = _FileBytes(path)
-                _check_complete(self._pages, self._bytes.size)
-                self._readers = [_PageReader(page, self._bytes) for page in self._pages]
+                    check_page(page)
+                self._bytes = FileBytes(path)
+                check_complete(self._pages, self._bytes.size)
+                self._readers = [PageReader(page, self._bytes) for page in self._pages]
+                self._others = _other_series(file, [self._series, *levels])
                 self.facts = self._collect()
             except BaseException:
                 self.close()
                 raise
 
     def _collect(self) -> Facts:
-        file = self._slide.ts_tifffile
-        vendor = _vendor(file)
-        tags = _tags(self._slide, vendor)
-        power = next((n for key in POWER_KEYS if (n := to_number(tags.get(key))) is not None), None)
-        levels = _levels(self._pages, vendor)
-        icc = self._pages[0].keyframe.tags.valueof(34675)
-        warnings = _remarks(file, self._series, self._pages)
+        file, frame = self._slide.ts_tifffile, self._pages[0].keyframe
+        tags = _tags(self._slide, self._vendor)
+        power = _objective_power(file, self._vendor, tags)
+        icc = frame.tags.valueof(34675)
         return Facts(
-            vendor=vendor,
-            levels=levels,
-            mpp_hints=tuple(_hints(file, self._pages[0].keyframe, vendor, tags, power)),
+            vendor=self._vendor,
+            levels=_levels(self._pages, self._vendor),
+            mpp_hints=tuple(_hints(file, frame, self._vendor, tags, power)),
             objective_power=power,
-            associated_images=tuple(self._other_series()),
+            associated_images=tuple(self._others),
             icc=icc if isinstance(icc, bytes) else None,
-            warnings=tuple(warnings),
+            warnings=tuple(_remarks(file, self._series, self._pages)),
         )
-
-    def _other_series(self) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        for number, series in enumerate(self._slide.ts_tifffile.series):
-            if series is not self._series:
-                name = (series.name or "").strip().lower() or f"image {number}"
-                found[name if name not in found else f"{name} {number}"] = series
-        return found
 
     def block_size(self, level: int) -> tuple[int, int]:
         """Tiles of the file, or bands of its strips."""
@@ -89,13 +77,13 @@ class TiffSource(Source):
         return self._readers[level].block(row, column)
 
     def associated_image(self, name: str) -> Pixels:
-        """A series beside the slide's own, as RGB."""
-        pixels = np.asarray(self._other_series()[name].asarray())
-        if pixels.dtype != np.uint8:
-            raise ValueError(f"the picture {name} is not 8 bit")
+        """A series beside the slide's own, as RGB; raises ValueError where it is no 8-bit picture."""
+        pixels = np.squeeze(np.asarray(self._others[name].asarray()))
         if pixels.ndim == 2:
             pixels = np.repeat(pixels[..., None], 3, axis=2)
-        return on_white(pixels)
+        if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] not in (3, 4):
+            raise ValueError(f"the picture {name} is not an 8-bit picture")
+        return np.ascontiguousarray(on_white(pixels))
 
     def fingerprint(self) -> str:
         """From sampled bytes of the file."""
@@ -108,178 +96,96 @@ class TiffSource(Source):
             self._bytes.close()
 
 
-class _FileBytes:
-    """Bytes of a file at any place, from several threads."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("rb", buffering=0)
-        self.size = self._file.seek(0, 2)
-        self._lock = threading.Lock()
-
-    def at(self, offset: int, count: int) -> bytes:
-        if hasattr(os, "pread"):
-            return os.pread(self._file.fileno(), count, offset)
-        with self._lock:
-            self._file.seek(offset)
-            return self._file.read(count)
-
-    def close(self) -> None:
-        self._file.close()
-
-
-class _PageReader:
-    """Blocks of one TIFF page: its tiles, bands of its strips, or rows of an uncompressed one."""
-
-    def __init__(self, page: Any, file: _FileBytes) -> None:
-        frame = page.keyframe
-        self._file, self._frame = file, frame
-        self._offsets, self._counts = page.dataoffsets, page.databytecounts
-        self._decode = frame.decode
-        self._options: dict[str, Any] = {}
-        if int(frame.compression) in (6, 7, 34892, 33007):
-            self._options = {"jpegtables": page.jpegtables, "jpegheader": frame.jpegheader}
-        self.width, self.height = int(frame.imagewidth), int(frame.imagelength)
-        self._planes = int(frame.samplesperpixel) if int(frame.planarconfig) == 2 else 1
-        self._row_bytes = self.width * int(frame.samplesperpixel)
-        self._is_raw = not frame.is_tiled and self._planes == 1 and page.is_contiguous and int(frame.compression) == 1
-        self._strip = 0 if frame.is_tiled else min(int(frame.rowsperstrip), self.height)
-        if frame.is_tiled:
-            self.block_size = int(frame.tilewidth), int(frame.tilelength)
-        else:
-            rows = max(1, BAND_BYTES // self._row_bytes)
-            rows = rows if self._is_raw else self._strip * max(1, rows // self._strip)
-            self.block_size = self.width, min(rows, self.height)
-        self._across = math.ceil(self.width / self.block_size[0])
-        self._segments = len(self._offsets) // self._planes
-
-    def block(self, row: int, column: int) -> Pixels:
-        width, height = self.block_size
-        height, width = min(height, self.height - row * height), min(width, self.width - column * width)
-        if self._is_raw:
-            start = self._offsets[0] + row * self.block_size[1] * self._row_bytes
-            data = self._file.at(start, height * self._row_bytes)
-            return on_white(np.frombuffer(data, np.uint8).reshape(height, width, -1).copy())
-        if not self._strip:
-            return self._segment(row * self._across + column, height, width)
-        out = np.empty((height, width, 3), np.uint8)
-        first = row * self.block_size[1] // self._strip
-        for y in range(0, height, self._strip):
-            rows = min(self._strip, height - y)
-            out[y : y + rows] = self._segment(first + y // self._strip, rows, width)
-        return out
-
-    def _segment(self, index: int, height: int, width: int) -> Pixels:
-        planes = [self._decoded(index + plane * self._segments) for plane in range(self._planes)]
-        if planes[0] is None:
-            # Sparse files leave out tiles without tissue.
-            return np.full((height, width, 3), 255, np.uint8)
-        pixels = planes[0] if self._planes == 1 else np.concatenate(planes, axis=2)
-        return np.ascontiguousarray(on_white(pixels[:height, :width]))
-
-    def _decoded(self, index: int) -> Any:
-        offset, count = self._offsets[index], self._counts[index]
-        if not count:
-            return None
-        data = self._file.at(offset, count)
-        if len(data) < count:
-            raise ValueError(f"the file ends inside tile {index}")
-        return self._decode(data, index, **self._options)[0][0]
-
-
-POWER_KEYS = (
-    "aperio.AppMag",
-    "AppMag",
-    "tiffslide.objective-power",
-    "hamamatsu.SourceLens",
-    "ome.NominalMagnification",
-)
-
-
 def _check_magic(path: Path) -> None:
     if path.is_dir():
         raise Declined("it is a folder")
-    with path.open("rb") as file:
-        start = file.read(4)
-    if not start:
-        raise Declined("the file is empty", final=True, advice="Copy it again.")
-    if start not in MAGICS:
+    if not path.stat().st_size:
+        raise Declined("the file is empty", final=True, advice=COPY_AGAIN)
+    if not is_tiff(path):
         raise Declined("not a TIFF file")
 
 
-def _open(cls: Any, path: Path) -> Any:
+def _open(path: Path) -> Any:
     from tifffile import TiffFileError
+    from tiffslide import TiffSlide
 
     try:
-        slide = cls(str(path))
+        slide = TiffSlide(str(path))
     except TiffFileError as error:
-        raise Declined(str(error)) from error
-    try:
-        pages = len(slide.ts_tifffile.pages)
-    except Exception:
+        raise Declined(f"the file is truncated or damaged ({error})", final=True, advice=COPY_AGAIN) from error
+    except (ValueError, OSError) as error:
+        raise Declined(f"its header is damaged ({error})") from error
+    # Only the count: a page may be damaged in a way that is told better where it is used.
+    if not len(slide.ts_tifffile.pages):
         slide.close()
-        raise
-    if not pages:
-        slide.close()
-        raise Declined("it has no images: the file is truncated", final=True, advice="Copy it again.")
+        raise Declined("it has no images: the file is truncated", final=True, advice=COPY_AGAIN)
     return slide
 
 
 def _vendor(file: Any) -> str:
-    known = {"svs": "aperio", "ndpi": "hamamatsu", "philips": "philips", "scn": "leica", "bif": "ventana"}
-    found = [name for flag, name in known.items() if getattr(file, f"is_{flag}")]
+    flags = {"svs": "aperio", "ndpi": "hamamatsu", "philips": "philips", "scn": "leica", "bif": "ventana"}
+    found = [name for flag, name in (flags | {"qpi": "perkinelmer"}).items() if getattr(file, f"is_{flag}", False)]
     if found:
         return found[0]
-    if getattr(file, "is_qpi", False):
-        return "perkinelmer"
     return "ome" if file.is_ome else "generic-tiff"
 
 
-def _main_series(file: Any) -> Any:
+def _main_series(file: Any, vendor: str) -> Any:
     """The series that is the slide: the first for scanners that put it there, else the largest."""
-    vendor = _vendor(file)
     if vendor in ("leica", "ventana"):
         raise Declined(f"the parts of a {vendor} slide have to be laid out, which openslide does")
-    series = list(file.series)
-    if vendor in ("aperio", "hamamatsu", "philips", "perkinelmer"):
-        return series[0]
-    return max(series, key=lambda one: int(one.pages[0].keyframe.imagewidth) * int(one.pages[0].keyframe.imagelength))
+    every = list(file.series)
+    chosen = every[0] if vendor in SLIDE_IS_FIRST else max(every, key=_area)
+    if getattr(chosen, "is_multifile", False):
+        raise Declined("its pixels lie in several files", final=True, advice="Save it as one OME-TIFF file.")
+    check_page(chosen.pages[0])
+    if len(chosen.pages) > 1:
+        # openslide reads the first focal plane of what scanners write; elsewhere nobody can know which is meant.
+        reason = f"it holds {len(chosen.pages)} planes (axes {chosen.axes}), not one picture"
+        raise Declined(reason, final=vendor not in SLIDE_IS_FIRST, advice="Save one plane as red-green-blue.")
+    return chosen
 
 
-def _check_page(page: Any) -> None:
-    """Raise `Declined` where this page is not 8 bit RGB, or cannot be read in parts."""
-    import tifffile
-
-    frame = page.keyframe
-    bits, samples, photometric = frame.bitspersample, int(frame.samplesperpixel), int(frame.photometric)
-    if frame.dtype != np.uint8:
-        kind = frame.dtype.name if frame.dtype is not None else f"{bits} bit"
-        raise Declined(f"its pixels are {kind}, not 8 bit", final=True, advice=BRIGHTFIELD)
-    if samples == 1:
-        raise Declined("each image has one channel (fluorescence, a mask or grey)", final=True, advice=BRIGHTFIELD)
-    if samples > 4 or photometric not in (2, 6) or (samples == 4 and not frame.extrasamples):
-        name = getattr(frame.photometric, "name", str(frame.photometric)).lower()
-        raise Declined(f"it has {samples} channels ({name}), not red-green-blue", final=True, advice=BRIGHTFIELD)
-    try:
-        tifffile.TIFF.DECOMPRESSORS[int(frame.compression)]
-    except KeyError:
-        raise Declined(f"its compression {frame.compression!r} is not known") from None
-    strip = (
-        0 if frame.is_tiled else min(int(frame.rowsperstrip), int(frame.imagelength)) * int(frame.imagewidth) * samples
-    )
-    if strip > LARGEST_STRIP_BYTES and not (int(frame.compression) == 1 and page.is_contiguous):
-        size = f"{frame.imagewidth} × {frame.imagelength}"
-        reason = f"its {size} pixels are one compressed strip of {strip / 2**30:.1f} GiB, not tiles"
-        raise Declined(reason, advice=TO_PYRAMID)
+def _area(series: Any) -> int:
+    frame = series.pages[0].keyframe
+    return int(frame.imagewidth) * int(frame.imagelength)
 
 
-def _check_complete(pages: list[Any], size: int) -> None:
-    for page in pages:
-        ends = np.asarray(page.dataoffsets, np.int64) + np.asarray(page.databytecounts, np.int64)
-        if ends.size and int(ends.max()) > size:
-            missing = int(ends.max()) - size
-            raise Declined(
-                f"the file is truncated: {missing} bytes are missing at its end", final=True, advice="Copy it again."
-            )
+def _lower_levels(file: Any, main: Any) -> list[Any]:
+    """The levels below the first, also those tifffile lists apart, largest first.
+
+    tifffile joins levels of one and the same whole factor only; a pyramid with another ratio comes as several series.
+    """
+    lower = list(main.levels[1:])
+    first = main.pages[0].keyframe
+    for series in file.series:
+        frame = series.pages[0].keyframe
+        is_marked = frame.is_reduced or frame.is_subifd or (frame.is_tiled and frame.tilewidth == first.tilewidth)
+        if series is not main and is_marked and len(series.pages) == 1 and _is_smaller_copy(frame, first, series.name):
+            lower += series.levels
+    sizes = {
+        (level.pages[0].keyframe.imagewidth, level.pages[0].keyframe.imagelength): level for level in reversed(lower)
+    }
+    sizes.pop((first.imagewidth, first.imagelength), None)
+    return [sizes[size] for size in sorted(sizes, reverse=True)]
+
+
+def _is_smaller_copy(frame: Any, first: Any, name: str) -> bool:
+    ratio = frame.imagewidth / first.imagewidth
+    same_shape = abs(frame.imagelength - first.imagelength * ratio) <= 1 + first.imagelength / first.imagewidth
+    same_kind = frame.samplesperpixel == first.samplesperpixel and frame.dtype == first.dtype
+    return bool(ratio < 1 and same_shape and same_kind and not any(word in name.lower() for word in NOT_LEVELS))
+
+
+def _other_series(file: Any, used: list[Any]) -> dict[str, Any]:
+    """Name → series of the pictures beside the slide."""
+    pages = {id(series.pages[0]) for series in used}
+    found: dict[str, Any] = {}
+    for number, series in enumerate(file.series):
+        if id(series.pages[0]) not in pages:
+            name = (series.name or "").strip().lower() or f"image {number}"
+            found[name if name not in found else f"{name} {number}"] = series
+    return found
 
 
 def _levels(pages: list[Any], vendor: str) -> tuple[Level, ...]:
@@ -296,8 +202,8 @@ def _levels(pages: list[Any], vendor: str) -> tuple[Level, ...]:
         # Philips pads every level to whole tiles: the sizes say nothing, the levels are powers of two.
         powers = [2.0 ** round(math.log2(level.downsample)) for level in levels]
         levels = [
-            Level(v.width, v.height, power, v.tile_width, v.tile_height, v.compression)
-            for v, power in zip(levels, powers)
+            Level(level.width, level.height, power, level.tile_width, level.tile_height, level.compression)
+            for level, power in zip(levels, powers, strict=True)
         ]
     return tuple(levels)
 
@@ -310,70 +216,67 @@ def _codec(frame: Any) -> str:
 
 
 def _tags(slide: Any, vendor: str) -> dict[str, Any]:
-    """What tiffslide reads from the headers; for what it cannot parse, the description's own `key = value` pairs."""
-    if vendor == "hamamatsu":
-        tags = slide.ts_tifffile.pages[0].tags
-        return {"hamamatsu.SourceLens": tags.valueof(65421)}
+    """What tiffslide reads from the headers; where it cannot, the description's own `key = value` pairs."""
+    if vendor not in ("aperio", "philips"):
+        return {}
     try:
         return dict(slide.properties)
-    except Exception as error:  # tiffslide refuses descriptions in other encodings than ASCII, the pixels are fine
+    except Exception as error:  # it refuses descriptions that are not ASCII, though the pixels are fine
         logging.getLogger(__name__).info("tiffslide could not read the properties of %s: %s", slide, error)
     return parse_description(slide.ts_tifffile.pages[0].tags.valueof(270))
 
 
 def parse_description(value: object) -> dict[str, str]:
-    """The `key = value` pairs of an Aperio description, also one in an odd encoding."""
+    """The `key = value` pairs of an Aperio description, also of one in an odd encoding."""
     text = value.decode("latin-1") if isinstance(value, bytes) else str(value or "")
-    pairs = re.findall(r"(?:^|\|)\s*([^|=]+?)\s*=\s*([^|]*)", text)
+    pairs = re.findall(r"\|\s*([^|=]+?)\s*=\s*([^|]*)", text)
     return {f"aperio.{key}": content.strip() for key, content in pairs}
+
+
+def _objective_power(file: Any, vendor: str, tags: dict[str, Any]) -> float | None:
+    if vendor == "hamamatsu":
+        return to_number(file.pages[0].tags.valueof(65421))
+    if vendor == "ome":
+        return ome.objective_power(file.ome_metadata or "")
+    return to_number(tags.get("aperio.AppMag") or tags.get("tiffslide.objective-power"))
 
 
 def _hints(file: Any, frame: Any, vendor: str, tags: dict[str, Any], power: float | None) -> Iterator[Hint]:
     """Pixel sizes the file states, in the order in which they are believed."""
-    if vendor == "aperio":
-        mpp = to_number(tags.get("aperio.MPP"))
-        if mpp is not None:
-            yield Hint(mpp, mpp, "aperio")
+    if vendor == "aperio" and (mpp := to_number(tags.get("aperio.MPP"))) is not None:
+        yield Hint(mpp, mpp, "aperio")
     if vendor == "philips":
         x, y = to_number(tags.get("tiffslide.mpp-x")), to_number(tags.get("tiffslide.mpp-y"))
         if x is not None and y is not None:
             yield Hint(x, y, "philips")
-    resolution = _resolution(frame)
-    if resolution:
+    if resolution := _resolution(frame):
         yield resolution
     if file.is_ome:
-        yield from _ome_hints(file.ome_metadata or "", int(frame.imagewidth))
-    objective = from_objective(power)
-    if objective:
+        sizes = {width: (x, y) for x, y, width in ome.pixel_sizes(file.ome_metadata or "")}
+        if frame.imagewidth in sizes:
+            x, y = sizes[frame.imagewidth]
+            yield Hint(x, y, "ome")
+    if objective := from_objective(power):
         yield objective
 
 
 def _resolution(frame: Any) -> Hint | None:
     x, y = frame.tags.valueof(282), frame.tags.valueof(283)
-    unit = {1: "", 2: "inch", 3: "cm", 4: "mm", 5: "um"}.get(int(frame.tags.valueof(296, 2) or 2), "")
+    unit = UNITS.get(int(frame.tags.valueof(296, 2) or 2), "")
     if not x or not y:
         return None
-    x, y = (value[0] / value[1] if value[1] else 0.0 for value in (x, y))
-    return from_resolution(x, y, unit)
-
-
-def _ome_hints(xml: str, width: int) -> Iterator[Hint]:
-    from pathotune.slides.ome import pixel_sizes
-
-    for x, y, size_x in pixel_sizes(xml):
-        if size_x == width:
-            yield Hint(x, y, "ome")
-            return
+    per_unit = [value[0] / value[1] if value[1] else 0.0 for value in (x, y)]
+    return from_resolution(per_unit[0], per_unit[1], unit)
 
 
 def _remarks(file: Any, series: Any, pages: list[Any]) -> list[str]:
     """What a person should know about how this file is laid out."""
-    remarks = []
-    if len(pages) == 1 and max(pages[0].keyframe.imagewidth, pages[0].keyframe.imagelength) > 4096:
+    frame, remarks = pages[0].keyframe, []
+    if len(pages) == 1 and max(frame.imagewidth, frame.imagelength) > LARGE_PX:
         remarks.append("The file has one level only; lower ones are made while looking, which is slower.")
-    if not pages[0].keyframe.is_tiled and pages[0].keyframe.imagewidth > 4096:
+    if not frame.is_tiled and frame.imagewidth > LARGE_PX:
         remarks.append("The file stores strips, not tiles: reading is slow.")
-    number = list(file.series).index(series)
+    number = next(i for i, one in enumerate(file.series) if one is series)
     if number:
         remarks.append(f"Image {number} of the file is taken as the slide: it is the largest.")
     return remarks
