@@ -1,0 +1,99 @@
+"""Where napari 0.8 and 0.9 differ: overlays, camera, canvas background and the plugin's own preferences."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+WHITE = "white"
+
+
+@dataclass(frozen=True)
+class Preferences:
+    """What the person set under Preferences ▸ PathoTune; the defaults where napari has no such page (before 0.9)."""
+
+    results_folder: str = ""
+    device: str = "auto"
+    precision: str = "auto"
+    keep_worker_minutes: int = 10
+    white_background: bool = True
+    opacity: float = 0.5
+
+
+def preferences() -> Preferences:
+    """Read the plugin's preferences now."""
+    try:
+        from napari.settings import get_plugin_settings
+
+        page = get_plugin_settings("pathotune")
+        groups = (page.predictions, page.display)
+    except (ImportError, KeyError, AttributeError, ValueError):  # napari 0.8, or the plugin is not registered
+        return Preferences()
+    known = Preferences.__dataclass_fields__
+    values = {name: getattr(group, name) for group in groups for name in known if hasattr(group, name)}
+    return Preferences(**values)
+
+
+def plain_viewer(viewer: Any) -> Any:
+    """The viewer behind the proxy that napari hands to a plugin's widget."""
+    return getattr(viewer, "__wrapped__", viewer)
+
+
+def current_viewer() -> Any | None:
+    """The viewer in front, or None where there is no window."""
+    import napari
+
+    viewer = napari.current_viewer()
+    return None if viewer is None else plain_viewer(viewer)
+
+
+def scale_bar(viewer: Any) -> Any:
+    """The scale bar overlay."""
+    overlays = getattr(getattr(viewer, "canvas", None), "overlays", None)
+    return viewer.scale_bar if overlays is None else overlays.scale_bar
+
+
+def camera(viewer: Any) -> Any:
+    """The camera."""
+    scene = getattr(viewer, "scene", None)
+    return viewer.camera if scene is None else scene.camera
+
+
+def show_slide_view(viewer: Any) -> None:
+    """Scale bar on, and the white canvas of a microscope where the person wants it."""
+    bar = scale_bar(viewer)
+    bar.visible = True
+    # A box behind the bar keeps it readable on white canvas and dark tissue alike.
+    bar.box = True
+    bar.position = "bottom_left"
+    canvas = getattr(viewer, "canvas", None)
+    if preferences().white_background and hasattr(canvas, "background_color_override"):
+        canvas.background_color_override = WHITE
+
+
+def restore_view(viewer: Any) -> None:
+    """The theme's own background again, once no slide is left."""
+    canvas = getattr(viewer, "canvas", None)
+    if hasattr(canvas, "background_color_override"):
+        canvas.background_color_override = None
+
+
+def show_warning(text: str) -> None:
+    """A sentence as napari's notification; logged where there is no window."""
+    from napari.utils.notifications import show_warning as show
+
+    show(text)
+
+
+def show_error(text: str) -> None:
+    """An error's sentence as napari's notification, without a traceback."""
+    from napari.utils.notifications import show_error as show
+
+    show(text)
+
+
+def show_info(text: str) -> None:
+    """A short message as napari's notification."""
+    from napari.utils.notifications import show_info as show
+
+    show(text)

@@ -1,0 +1,191 @@
+"""Core results to napari layers and drawn shapes to regions: pure functions, no viewer and no Qt."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_pathotune.overlay import ClassGrid
+
+if TYPE_CHECKING:
+    from pathotune.inference.predictions import PredictionStore
+    from pathotune.regions.region import Region, Regions
+    from pathotune.slides.slide import Slide
+
+LayerData = tuple[Any, dict[str, Any], str]
+Array = np.ndarray[Any, Any]
+
+# Under this key a layer's metadata say what it shows: {"kind": "slide" | "classes" | "probability" | ...}.
+KEY = "pathotune"
+MICROMETRES = ("um", "um")
+PIXELS = ("pixel", "pixel")
+DEFAULT_COLOR = (230, 159, 0)
+
+
+def facts(layer: Any) -> dict[str, Any]:
+    """What we know of a layer, {} for one that is not ours."""
+    found = layer.metadata.get(KEY, {})
+    return found if isinstance(found, dict) else {}
+
+
+def pixel_um(slide: Slide) -> tuple[float, float]:
+    """(y, x) size of a level-0 pixel in micrometres; (1, 1) where the slide does not say."""
+    return (slide.mpp.y, slide.mpp.x) if slide.mpp else (1.0, 1.0)
+
+
+def units_of(slide: Slide) -> tuple[str, str]:
+    """Micrometres, or pixels where the slide does not say its pixel size."""
+    return MICROMETRES if slide.mpp else PIXELS
+
+
+def slide_layer(slide: Slide) -> LayerData:
+    """The slide as a multiscale RGB image; the centre of pixel (0, 0) lies at 0 µm."""
+    levels = slide.pyramid
+    options = {
+        "name": slide.name,
+        "rgb": True,
+        "multiscale": len(levels) > 1,
+        "scale": pixel_um(slide),
+        "units": units_of(slide),
+        "metadata": {KEY: {"kind": "slide", "slide": slide, "path": str(slide.path)}},
+    }
+    return (levels if len(levels) > 1 else levels[0]), options, "image"
+
+
+def class_grid(store: PredictionStore) -> ClassGrid:
+    """The store's probabilities in memory (a few MB: one value per tile and class)."""
+    scale_um, translate_um = grid_placement(store)
+    return ClassGrid(
+        np.asarray(store.probabilities[...], dtype=np.float32),
+        tuple(store.class_names),
+        np.asarray([rgb(color) for color in store.class_colors], dtype=np.uint8),
+        scale_um,
+        translate_um,
+    )
+
+
+def grid_placement(store: PredictionStore) -> tuple[tuple[float, float], tuple[float, float]]:
+    """(y, x) scale and translation in micrometres of the store's one-value-per-stride arrays."""
+    return store.placement("probabilities")
+
+
+def result_layers(
+    grid: ClassGrid, store_path: str | Path, title: str, slide_path: str | Path, opacity: float = 0.5
+) -> list[LayerData]:
+    """The composited class overlay and one hidden probability layer of a prediction."""
+    common = {
+        "scale": grid.scale_um,
+        "translate": grid.translate_um,
+        "units": MICROMETRES,
+        "interpolation2d": "nearest",
+    }
+    about = {"store": str(store_path), "slide_path": str(slide_path), "grid": grid}
+    shown = grid.class_names[grid.shown_class]
+    overlay = {
+        **common,
+        "name": f"classes · {title}",
+        "rgb": True,
+        "opacity": opacity,
+        "metadata": {KEY: {"kind": "classes", **about}},
+    }
+    probability = {
+        **common,
+        "name": probability_name(shown, title),
+        "colormap": "viridis",
+        "contrast_limits": (0.0, 1.0),
+        "opacity": 0.7,
+        "visible": False,
+        "metadata": {KEY: {"kind": "probability", **about}},
+    }
+    return [(grid.shown, probability, "image"), (grid.rgba, overlay, "image")]
+
+
+def probability_name(class_name: str, title: str) -> str:
+    """The name of the probability layer that shows one class."""
+    return f"probability of {class_name} · {title}"
+
+
+def attention_layer(
+    levels: Sequence[Any],
+    placement: tuple[tuple[float, float], tuple[float, float]],
+    store_path: str | Path,
+    source: str,
+    title: str,
+    slide_path: str | Path,
+) -> LayerData:
+    """One source of attention as a hidden heat map.
+
+    Parameters
+    ----------
+    levels : arrays (y, x), finest first.
+    placement : (y, x) scale and translation in micrometres of the finest.
+    source : "cls", "tvp", "ttp" or "ivp".
+    """
+    multiscale = len(levels) > 1
+    options = {
+        "name": attention_name(source, title),
+        "multiscale": multiscale,
+        "scale": placement[0],
+        "translate": placement[1],
+        "units": MICROMETRES,
+        "colormap": "inferno",
+        "contrast_limits": (0.0, attention_limit(levels[-1])),
+        "opacity": 0.7,
+        "blending": "translucent",
+        "interpolation2d": "linear",
+        "visible": False,
+        "metadata": {
+            KEY: {"kind": "attention", "store": str(store_path), "slide_path": str(slide_path), "source": source}
+        },
+    }
+    return (list(levels) if multiscale else levels[0]), options, "image"
+
+
+def attention_name(source: str, title: str) -> str:
+    """The name of the attention layer that shows one source."""
+    return f"attention of {SOURCES.get(source, source)} · {title}"
+
+
+# Plain words for the rows of attention a prediction keeps.
+SOURCES = {
+    "cls": "the whole tile (CLS)",
+    "tvp": "visual prompts",
+    "ttp": "sentence prompts",
+    "ivp": "instance prompts",
+}
+
+
+def attention_limit(values: Any) -> float:
+    """An upper colour limit that one bright patch does not decide: the 99.5th percentile of what is there."""
+    array = np.asarray(values, dtype=np.float32)
+    present = array[np.isfinite(array) & (array > 0)]
+    return float(np.percentile(present, 99.5)) if present.size else 1.0
+
+
+def store_layers(store: PredictionStore, slide_path: str | Path, opacity: float = 0.5) -> list[LayerData]:
+    """All layers of a prediction store, bottom first: attention and probability (hidden), class overlay."""
+    title = store.tuning_name
+    found = []
+    sources = attention_sources(store)
+    if sources:
+        source = sources[0]
+        levels = store.attention_levels(source)
+        found.append(attention_layer(levels, store.placement("attention"), store.path, source, title, slide_path))
+    return found + result_layers(class_grid(store), store.path, title, slide_path, opacity)
+
+
+def attention_sources(store: PredictionStore) -> tuple[str, ...]:
+    """The sources of attention a store keeps; empty where it keeps none."""
+    return tuple(store.attention_sources)
+
+
+def rgb(color: Any) -> tuple[int, int, int]:
+    """A colour as (r, g, b) 0-255, from a triple or "#rrggbb"."""
+    if isinstance(color, str):
+        text = color.lstrip("#")
+        return int(text[0:2], 16), int(text[2:4], 16), int(text[4:6], 16)
+    red, green, blue = (int(part) for part in color[:3])
+    return red, green, blue

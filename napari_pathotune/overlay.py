@@ -1,0 +1,155 @@
+"""What one prediction looks like: probabilities in memory, composited into one picture that is repainted in parts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+
+# A class that wins by a hair is painted this faintly; a certain one fully.
+FAINTEST = 0.25
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the prediction says at one place."""
+
+    class_name: str
+    probability: float
+    second_class: str
+    second_probability: float
+
+
+class ClassGrid:
+    """Class probabilities on a slide's grid of tiles, and the picture composited from them.
+
+    Parameters
+    ----------
+    probabilities : float array (classes, rows, columns); all zero where nothing is predicted.
+    class_names, colors : one name and one (r, g, b) 0-255 per class.
+    scale_um, translate_um : (y, x) size of a cell and centre of cell (0, 0) in micrometres.
+    """
+
+    def __init__(
+        self,
+        probabilities: Array,
+        class_names: tuple[str, ...],
+        colors: Array,
+        scale_um: tuple[float, float],
+        translate_um: tuple[float, float],
+    ) -> None:
+        self.probabilities = np.ascontiguousarray(probabilities, dtype=np.float32)  # (classes, rows, columns)
+        self.class_names = tuple(class_names)
+        self.colors = np.asarray(colors, dtype=np.uint8).reshape(-1, 3)
+        self.scale_um, self.translate_um = scale_um, translate_um
+        self.visible = np.ones(len(self.class_names), dtype=bool)
+        self.fade = True
+        self.shown_class = 0
+        self.rgba = np.zeros((*self.shape, 4), dtype=np.uint8)  # (rows, columns, 4)
+        self.shown = np.full(self.shape, np.nan, dtype=np.float32)  # (rows, columns), NaN where not predicted
+        self.paint()
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of the grid."""
+        return self.probabilities.shape[1], self.probabilities.shape[2]
+
+    @property
+    def predicted_cells(self) -> int:
+        """How many cells have a prediction."""
+        return int((self.probabilities.sum(axis=0) > 0).sum())
+
+    def paint(self, rows: slice = slice(None), columns: slice = slice(None)) -> None:
+        """Composite the picture and the shown probability again, in this part only."""
+        part = self.probabilities[:, rows, columns]
+        predicted = part.sum(axis=0) > 0
+        winner = part.argmax(axis=0)
+        alpha = np.where(predicted & self.visible[winner], 1.0, 0.0)
+        if self.fade:
+            alpha = alpha * certainty(part)
+        picture = self.rgba[rows, columns]
+        picture[..., :3] = self.colors[winner]
+        picture[..., 3] = np.round(alpha * 255)
+        self.shown[rows, columns] = np.where(predicted, part[self.shown_class], np.nan)
+
+    def put(self, probabilities: Array, row: int, column: int) -> None:
+        """Take over newly predicted cells whose first one is (row, column), and repaint them.
+
+        Parameters
+        ----------
+        probabilities : float array (classes, rows, columns) of the part.
+        """
+        rows = slice(row, row + probabilities.shape[1])
+        columns = slice(column, column + probabilities.shape[2])
+        self.probabilities[:, rows, columns] = probabilities
+        self.paint(rows, columns)
+
+    def show_class(self, index: int) -> None:
+        """Choose the class whose probability `shown` holds."""
+        self.shown_class = index
+        self.paint()
+
+    def at(self, y_um: float, x_um: float) -> Reading | None:
+        """What is predicted at a place in micrometres, or None."""
+        row = round((y_um - self.translate_um[0]) / self.scale_um[0])
+        column = round((x_um - self.translate_um[1]) / self.scale_um[1])
+        if not (0 <= row < self.shape[0] and 0 <= column < self.shape[1]):
+            return None
+        values = self.probabilities[:, row, column]
+        if values.sum() <= 0:
+            return None
+        order = np.argsort(values)[::-1]
+        first, second = int(order[0]), int(order[min(1, len(order) - 1)])
+        return Reading(
+            self.class_names[first], float(values[first]), self.class_names[second], float(values[second])
+        )
+
+    def areas_mm2(self) -> dict[str, float]:
+        """Predicted area of each class in square millimetres."""
+        predicted = self.probabilities.sum(axis=0) > 0
+        counts = np.bincount(self.probabilities.argmax(axis=0)[predicted], minlength=len(self.class_names))
+        cell_mm2 = self.scale_um[0] * self.scale_um[1] / 1e6
+        return {name: float(count * cell_mm2) for name, count in zip(self.class_names, counts, strict=True)}
+
+    def cells_of(
+        self, box_px0: tuple[float, float, float, float], mpp: tuple[float, float], margin: int = 1
+    ) -> tuple[slice, slice]:
+        """The rows and columns that a box in level-0 pixels touches, clipped to the grid.
+
+        Parameters
+        ----------
+        mpp : (x, y) micrometres per level-0 pixel.
+        margin : extra cells on every side; reading a few too many does no harm.
+        """
+        x, y, width, height = box_px0
+        parts = []
+        for start, length, size, scale, translate, count in (
+            (y, height, mpp[1], self.scale_um[0], self.translate_um[0], self.shape[0]),
+            (x, width, mpp[0], self.scale_um[1], self.translate_um[1], self.shape[1]),
+        ):
+            first = int(np.floor((start * size - translate) / scale)) - margin
+            last = int(np.ceil(((start + length) * size - translate) / scale)) + margin + 1
+            parts.append(slice(min(max(first, 0), count), min(max(last, 0), count)))
+        return parts[0], parts[1]
+
+
+def certainty(probabilities: Array) -> Array:
+    """How clearly the winner leads: `FAINTEST` when all classes are equal, 1 when it has everything.
+
+    Parameters
+    ----------
+    probabilities : float array (classes, rows, columns).
+
+    Returns
+    -------
+    float array (rows, columns).
+    """
+    classes = probabilities.shape[0]
+    if classes < 2:
+        return np.ones(probabilities.shape[1:], dtype=np.float32)
+    lead = (probabilities.max(axis=0) - 1 / classes) / (1 - 1 / classes)
+    result: Array = FAINTEST + (1 - FAINTEST) * np.clip(lead, 0, 1)
+    return result

@@ -1,0 +1,390 @@
+"""What is open and computed in one viewer, and the job that runs: plain state with psygnal events, no Qt."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from psygnal import Signal
+
+from napari_pathotune import compat
+from napari_pathotune.layers import facts
+from napari_pathotune.overlay import ClassGrid, Reading
+from pathotune import events
+
+if TYPE_CHECKING:
+    from pathotune.execution.job import Job
+    from pathotune.methods.checkpoint import Tuning
+    from pathotune.slides.slide import Slide
+
+Box = tuple[float, float, float, float]
+_SESSIONS: weakref.WeakKeyDictionary[Any, Session] = weakref.WeakKeyDictionary()
+
+
+@dataclass(frozen=True)
+class JobState:
+    """Where the running job stands; `stage` is idle, starting, running, cancelling, done, cancelled or failed."""
+
+    stage: str = "idle"
+    command: str = ""
+    phase: str = ""
+    done: int = 0
+    total: int = 0
+    unit: str = "tiles"
+    rate: float | None = None
+    seconds_left: float | None = None
+    text: str = ""
+    result: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_active(self) -> bool:
+        """A job is running or about to end."""
+        return self.stage in ("starting", "running", "cancelling")
+
+
+@dataclass
+class Result:
+    """One prediction store as it is shown: its grid and its layers."""
+
+    store: str
+    slide_path: str
+    grid: ClassGrid
+    classes: Any = None
+    probability: Any = None
+    attention: Any = None
+
+    @property
+    def layers(self) -> list[Any]:
+        """The layers that exist, bottom first."""
+        return [layer for layer in (self.attention, self.probability, self.classes) if layer is not None]
+
+
+@dataclass(frozen=True)
+class Place:
+    """What lies under the cursor."""
+
+    x_um: float
+    y_um: float
+    x_px0: float
+    y_px0: float
+    slide: str
+    reading: Reading | None
+
+
+class Session:
+    """The open slides and results of one viewer.
+
+    Use `session_of(viewer)`: there is one per viewer, whatever proxy napari hands out.
+    """
+
+    slides_changed = Signal()
+    active_changed = Signal()
+    results_changed = Signal()
+    job_changed = Signal(object)
+    tuning_changed = Signal()
+    drawings_changed = Signal()
+    noted = Signal(str, str)
+    shard_done = Signal(object)
+
+    def __init__(self, viewer: Any) -> None:
+        self._viewer = weakref.ref(viewer)
+        self.job = JobState()
+        self.job_slide_path = ""
+        self.tuning: Tuning | None = None
+        self.results: list[Result] = []
+        self._active: Any = None
+        viewer.layers.events.inserted.connect(self._on_layer_inserted)
+        viewer.layers.events.removed.connect(self._on_layer_removed)
+        viewer.layers.selection.events.active.connect(self._on_layer_selected)
+        for layer in list(viewer.layers):
+            self._take_in(layer)
+
+    @property
+    def viewer(self) -> Any:
+        """The viewer model; held weakly, so that a closed one is freed."""
+        return self._viewer()
+
+    # -- slides
+
+    @property
+    def slide_layers(self) -> list[Any]:
+        """The layers that show slides, in the viewer's order."""
+        return [layer for layer in self.viewer.layers if facts(layer).get("kind") == "slide"]
+
+    @property
+    def active_layer(self) -> Any | None:
+        """The slide layer that is worked on: the one chosen, or the topmost."""
+        layers = self.slide_layers
+        if self._active in layers:
+            return self._active
+        return layers[-1] if layers else None
+
+    @property
+    def slide(self) -> Slide | None:
+        """The slide that is worked on."""
+        layer = self.active_layer
+        return None if layer is None else facts(layer)["slide"]
+
+    def activate(self, layer: Any) -> None:
+        """Choose the slide that is worked on."""
+        if layer is not self._active:
+            self._active = layer
+            self.active_changed.emit()
+
+    def state_mpp(self, mpp: float) -> None:
+        """Give the active slide the pixel size the person states; it is remembered for this file.
+
+        Parameters
+        ----------
+        mpp : micrometres per level-0 pixel.
+        """
+        from napari_pathotune.layers import pixel_um, units_of
+        from pathotune.slides import open_slide
+
+        layer = self.active_layer
+        if layer is None:
+            return
+        slide = open_slide(facts(layer)["path"], mpp=mpp)
+        facts(layer)["slide"] = slide
+        layer.scale, layer.units = pixel_um(slide), units_of(slide)
+        self.active_changed.emit()
+
+    def view_box_px0(self) -> Box | None:
+        """(x, y, width, height) of the active slide that the canvas shows, in level-0 pixels."""
+        layer = self.active_layer
+        if layer is None:
+            return None
+        corners = np.asarray(layer.corner_pixels, dtype=float)
+        if layer.multiscale:
+            corners = corners * np.asarray(layer.downsample_factors)[layer.data_level][: corners.shape[1]]
+        slide: Slide = facts(layer)["slide"]
+        (top, left), (bottom, right) = corners
+        left, top = max(left, 0.0), max(top, 0.0)
+        right, bottom = min(right + 1, slide.width_px0), min(bottom + 1, slide.height_px0)
+        return (left, top, right - left, bottom - top) if right > left and bottom > top else None
+
+    def drawing_layers(self) -> list[Any]:
+        """Shapes and Points layers the person drew on."""
+        return [layer for layer in self.viewer.layers if type(layer).__name__ in ("Shapes", "Points")]
+
+    # -- results
+
+    def results_of(self, layer: Any | None) -> list[Result]:
+        """The results that belong to a slide layer."""
+        path = "" if layer is None else facts(layer)["path"]
+        return [result for result in self.results if same_path(result.slide_path, path)]
+
+    @property
+    def result(self) -> Result | None:
+        """The topmost result of the active slide, or of all where no slide is open."""
+        found = self.results_of(self.active_layer) or ([] if self.slide_layers else self.results)
+        visible = [result for result in found if result.classes is not None and result.classes.visible]
+        return (visible or found or [None])[-1]
+
+    def result_at(self, store: str) -> Result | None:
+        """The result that shows this store."""
+        return next((result for result in self.results if same_path(result.store, store)), None)
+
+    def show_result(self, store: str, layer_data: list[tuple[Any, dict[str, Any], str]]) -> Callable[[], bool]:
+        """Add a result's layers one call at a time, so that no call holds the window up for long.
+
+        Returns
+        -------
+        A function that adds the next layer and says whether there was one.
+        """
+        from napari.layers import Layer
+
+        waiting = [data for data in layer_data if not self._is_shown(store, data[1]["metadata"])]
+
+        def add_next() -> bool:
+            if not waiting:
+                return False
+            selected = set(self.viewer.layers.selection)
+            self.viewer.layers.append(Layer.create(*waiting.pop(0)))
+            # The person goes on with the layer she had: a new overlay takes neither tools nor keys from her.
+            if selected:
+                self.viewer.layers.selection = selected
+            return bool(waiting)
+
+        return add_next
+
+    def _is_shown(self, store: str, metadata: dict[str, Any]) -> bool:
+        kind = metadata["pathotune"]["kind"]
+        return any(facts(layer).get("kind") == kind and same_path(facts(layer)["store"], store) for layer in self.viewer.layers)
+
+    def repaint(self, result: Result) -> None:
+        """Show what changed in a result's grid; cheap, as nothing but this layer's picture is sent again."""
+        for layer in (result.classes, result.probability):
+            if layer is not None and layer.visible:
+                layer.refresh(thumbnail=False, highlight=False, extent=False)
+
+    def place_at(self, position: Any) -> Place | None:
+        """What lies under a world position (y, x): coordinates and the visible result there."""
+        layer = self.active_layer
+        if layer is None or len(position) < 2:
+            return None
+        y_um, x_um = (float(part) for part in position[-2:])
+        y, x = (float(part) + 0.5 for part in layer.world_to_data(position))
+        slide: Slide = facts(layer)["slide"]
+        if not (0 <= x < slide.width_px0 and 0 <= y < slide.height_px0):
+            return None
+        result = self.result
+        reading = result.grid.at(y_um, x_um) if result is not None else None
+        return Place(x_um, y_um, x, y, slide.name, reading)
+
+    # -- the job
+
+    def set_tuning(self, tuning: Tuning | None) -> None:
+        """Choose the tuning to predict with."""
+        self.tuning = tuning
+        self.tuning_changed.emit()
+
+    def start(self, job: Job, slide_path: str, text: str) -> None:
+        """Note that a job was handed to the worker."""
+        self.job_slide_path = slide_path
+        self._set_job(JobState("starting", job.command, text=text))
+
+    def cancelling(self) -> None:
+        """Note that the person asked to stop."""
+        if self.job.is_active:
+            self._set_job(replace(self.job, stage="cancelling", text="Stopping…"))
+
+    def take(self, event: events.Event) -> None:
+        """Take in one event of the running job."""
+        if isinstance(event, events.Note):
+            self.noted.emit(event.level, event.text)
+        elif isinstance(event, events.ShardDone):
+            self.shard_done.emit(event)
+        elif isinstance(event, events.Finished):
+            self._set_job(replace(self.job, stage="done", result=event.result, seconds_left=None))
+        elif isinstance(event, events.Failed):
+            stage = "cancelled" if event.kind == "Cancelled" or self.job.stage == "cancelling" else "failed"
+            self._set_job(replace(self.job, stage=stage, text=event.text, seconds_left=None))
+        elif self.job.stage == "cancelling":
+            return
+        elif isinstance(event, events.Step):
+            self._set_job(
+                replace(
+                    self.job,
+                    stage="running",
+                    phase=event.phase,
+                    done=event.done,
+                    total=event.total,
+                    unit=event.unit,
+                    rate=event.rate,
+                    seconds_left=event.seconds_left,
+                    text="",
+                )
+            )
+        elif isinstance(event, events.EpochEnd):
+            self._set_job(
+                replace(
+                    self.job,
+                    stage="running",
+                    phase="epochs",
+                    done=event.epoch,
+                    total=event.epochs,
+                    unit="epochs",
+                    rate=None,
+                    seconds_left=None,
+                    text=epoch_text(event),
+                )
+            )
+
+    def _set_job(self, state: JobState) -> None:
+        self.job = state
+        self.job_changed.emit(state)
+
+    # -- layers coming and going
+
+    def _on_layer_inserted(self, event: Any) -> None:
+        self._take_in(event.value)
+
+    def _take_in(self, layer: Any) -> None:
+        about = facts(layer)
+        kind = about.get("kind")
+        if kind == "slide":
+            self.slides_changed.emit()
+            self.activate(layer)
+        elif kind in ("classes", "probability", "attention"):
+            self._join(layer, kind, about)
+            self.results_changed.emit()
+        elif type(layer).__name__ in ("Shapes", "Points"):
+            self._lay_on_slide(layer)
+            layer.events.name.connect(self._on_drawing_changed)
+            layer.events.data.connect(self._on_drawing_changed)
+            self.drawings_changed.emit()
+
+    def _lay_on_slide(self, layer: Any) -> None:
+        """An empty layer made by napari's own button gets the slide's units: one without switches them off for all."""
+        slide_layer = self.active_layer
+        if slide_layer is None or facts(layer) or len(layer.data) or layer.ndim != 2:
+            return
+        layer.units = slide_layer.units
+        layer.metadata["pathotune"] = {"kind": "regions", "slide_path": facts(slide_layer)["path"], "source": ""}
+
+    def _join(self, layer: Any, kind: str, about: dict[str, Any]) -> None:
+        result = self.result_at(about["store"])
+        if result is None:
+            if "grid" not in about:
+                return  # attention lies below and so comes first: joined when its result's grid arrives
+            result = Result(about["store"], about["slide_path"], about["grid"])
+            self.results.append(result)
+            for other in self.viewer.layers:
+                if facts(other).get("kind") == "attention" and same_path(facts(other)["store"], result.store):
+                    result.attention = other
+        setattr(result, kind, layer)
+
+    def _on_layer_removed(self, event: Any) -> None:
+        layer = event.value
+        about = facts(layer)
+        if about.get("kind") == "slide":
+            if self._active is layer:
+                self._active = None
+            about["slide"].close()
+            if not self.slide_layers:
+                compat.restore_view(self.viewer)
+            self.slides_changed.emit()
+            self.active_changed.emit()
+        elif about.get("kind") in ("classes", "probability", "attention"):
+            self._part(layer, about["kind"])
+        elif type(layer).__name__ in ("Shapes", "Points"):
+            self.drawings_changed.emit()
+
+    def _part(self, layer: Any, kind: str) -> None:
+        for result in list(self.results):
+            if getattr(result, kind) is layer:
+                setattr(result, kind, None)
+                if result.classes is None and result.probability is None:
+                    self.results.remove(result)
+        self.results_changed.emit()
+
+    def _on_layer_selected(self, event: Any) -> None:
+        if event.value is not None and facts(event.value).get("kind") == "slide":
+            self.activate(event.value)
+
+    def _on_drawing_changed(self, event: Any = None) -> None:
+        self.drawings_changed.emit()
+
+
+def session_of(viewer: Any) -> Session:
+    """The one session of a viewer."""
+    model = compat.plain_viewer(viewer)
+    if model not in _SESSIONS:
+        _SESSIONS[model] = Session(model)
+    return _SESSIONS[model]
+
+
+def same_path(first: str, second: str) -> bool:
+    """Whether two path texts name one place."""
+    return bool(first) and bool(second) and Path(first) == Path(second)
+
+
+def epoch_text(event: events.EpochEnd) -> str:
+    """One line on a finished epoch."""
+    scores = ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in event.metrics.items())
+    return f"loss {event.train_loss:.3f}" + (f" · {scores}" if scores else "") + f" · best epoch {event.best_epoch}"

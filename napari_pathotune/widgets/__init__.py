@@ -1,0 +1,1 @@
+"""The plugin's docks and the panels they are made of."""

@@ -1,0 +1,102 @@
+"""The dock "PathoTune": slide, prediction, tuning, progress and legend in one column."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QFrame, QScrollArea, QTabWidget, QVBoxLayout, QWidget
+
+from napari_pathotune.session import session_of
+from napari_pathotune.widgets.overlays import OverlayPanel
+from napari_pathotune.widgets.parts import heading, text_label
+from napari_pathotune.widgets.predict import PredictPanel
+from napari_pathotune.widgets.progress import ProgressPanel
+from napari_pathotune.widgets.readout import CursorReadout
+from napari_pathotune.widgets.slide import SlidePanel
+from napari_pathotune.widgets.train import TunePanel
+from napari_pathotune.workers import JobRunner
+
+if TYPE_CHECKING:
+    import napari
+
+WIDTH_PX = 340
+
+
+class PathoTuneDock(QWidget):
+    """Everything for the short way: open a slide, predict with a tuning, or tune on drawn regions."""
+
+    def __init__(self, napari_viewer: napari.viewer.Viewer) -> None:
+        super().__init__()
+        self.session = session_of(napari_viewer)
+        self.runner = JobRunner(self.session, parent=self)
+        self.slide = SlidePanel(self.session)
+        self.predict = PredictPanel(self.session, self.runner)
+        self.tune = TunePanel(self.session, self.runner)
+        self.progress = ProgressPanel(self.session, self.runner)
+        self.overlay = OverlayPanel(self.session)
+        self.tabs = FittingTabs()
+        self.tabs.setAccessibleName("What to do")
+        self.tabs.addTab(self.predict, "Predict")
+        self.tabs.setTabToolTip(0, "Lay predictions of a tuning on the slide.")
+        self.tabs.addTab(self.tune, "Tune")
+        self.tabs.setTabToolTip(1, "Tune on regions you draw.")
+        self.readout = CursorReadout(self.session, self.overlay.show_place)
+        self._lay_out()
+        self.destroyed.connect(self.runner.close)
+
+    def _lay_out(self) -> None:
+        column = QWidget()
+        inner = QVBoxLayout(column)
+        inner.setContentsMargins(8, 4, 8, 4)
+        inner.setSpacing(6)
+        for widget in (heading("Slide"), self.slide, self.tabs, self.progress, self.overlay):
+            inner.addWidget(widget)
+        inner.addStretch(1)
+        inner.addWidget(text_label("<i>For research use only, not for diagnosis.</i>"))
+        scroll = QScrollArea()
+        scroll.setWidgetResizable(True)
+        scroll.setFrameShape(QFrame.Shape.NoFrame)
+        scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        scroll.setWidget(column)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(scroll)
+        self.setMinimumWidth(WIDTH_PX)
+
+    def showEvent(self, event: Any) -> None:
+        """Qt: the dock is in its window now."""
+        super().showEvent(event)
+        self.readout.attach(self)
+
+    def closeEvent(self, event: Any) -> None:
+        """Qt: the dock is closed; its worker ends and gives its memory back."""
+        self.runner.close()
+        self.readout.detach()
+        super().closeEvent(event)
+
+
+class FittingTabs(QTabWidget):
+    """Tabs as tall as the page in front, so that a short page leaves no gap below it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.currentChanged.connect(lambda _: self.updateGeometry())
+
+    def sizeHint(self) -> Any:
+        """Qt: the size of the page in front and the tab bar."""
+        return self._fitting(super().sizeHint())
+
+    def minimumSizeHint(self) -> Any:
+        """Qt: as `sizeHint`."""
+        return self._fitting(super().minimumSizeHint())
+
+    def _fitting(self, hint: Any) -> Any:
+        page = self.currentWidget()
+        if page is not None:
+            layout = page.layout()
+            height = page.sizeHint().height()
+            if layout is not None and layout.hasHeightForWidth() and self.width() > 50:
+                height = layout.totalHeightForWidth(self.width() - 8)
+            hint.setHeight(height + self.tabBar().sizeHint().height() + 6)
+        return hint

@@ -1,0 +1,218 @@
+"""The result on the slide: legend, opacity, which heat map is shown, and what lies under the cursor."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import Any
+
+from qtpy.QtCore import QSignalBlocker, Qt
+from qtpy.QtWidgets import QCheckBox, QHBoxLayout, QSlider, QVBoxLayout, QWidget
+
+from napari_pathotune import compat
+from napari_pathotune.layers import (
+    SOURCES,
+    attention_limit,
+    attention_name,
+    attention_sources,
+    facts,
+    probability_name,
+)
+from napari_pathotune.session import Place, Result, Session
+from napari_pathotune.widgets.parts import clear, combo, heading, named, swatch, text_label
+
+HIDE_KEY = "H"
+
+
+class OverlayPanel(QWidget):
+    """Legend with a switch per class, opacity of the overlay, and the choice of a heat map."""
+
+    def __init__(self, session: Session) -> None:
+        super().__init__()
+        self.session = session
+        self._result: Result | None = None
+        self.title = heading("Prediction")
+        self.legend = QVBoxLayout()
+        self.legend.setSpacing(1)
+        self.opacity = QSlider(Qt.Orientation.Horizontal)
+        self.opacity.setRange(0, 100)
+        named(self.opacity, "Overlay opacity", f"How strongly the classes cover the tissue. Hold {HIDE_KEY} to hide them.")
+        self.opacity.valueChanged.connect(self._on_opacity_changed)
+        self.fade = QCheckBox("Fainter where less certain")
+        named(self.fade, "Fainter where less certain", "The overlay is faint where two classes are close to each other.")
+        self.fade.toggled.connect(self._on_fade_toggled)
+        self.heat = combo("Heat map", "Show the probability of one class, or where the model looked, instead of the classes.")
+        self.heat.activated.connect(self._on_heat_activated)
+        self.cursor = text_label(tooltip="What the prediction says under the cursor.")
+        self._lay_out()
+        session.results_changed.connect(self.refresh)
+        session.active_changed.connect(self.refresh)
+        session.job_changed.connect(self._on_job_changed)
+        self.refresh()
+
+    def _lay_out(self) -> None:
+        opacity_row = QHBoxLayout()
+        opacity_row.addWidget(text_label("Opacity"))
+        opacity_row.addWidget(self.opacity, 3)
+        opacity_row.setStretch(0, 1)
+        heat_row = QHBoxLayout()
+        heat_row.addWidget(text_label("Show"))
+        heat_row.addWidget(self.heat, 3)
+        heat_row.setStretch(0, 1)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(4)
+        layout.addWidget(self.title)
+        layout.addLayout(self.legend)
+        layout.addLayout(opacity_row)
+        layout.addWidget(self.fade)
+        layout.addLayout(heat_row)
+        layout.addWidget(self.cursor)
+        layout.addWidget(text_label(f"Hold <b>{HIDE_KEY}</b> over the slide to hide the overlay."))
+
+    def refresh(self) -> None:
+        """Show the active slide's result, or hide where there is none."""
+        result = self.session.result
+        self.setVisible(result is not None and result.classes is not None)
+        if result is None or result.classes is None:
+            self._result = None
+            return
+        if result is not self._result:
+            self._result = result
+            result.classes.events.opacity.connect(self._on_layer_opacity_changed)
+        self._fill_legend(result)
+        with QSignalBlocker(self.opacity):
+            self.opacity.setValue(round(result.classes.opacity * 100))
+        with QSignalBlocker(self.fade):
+            self.fade.setChecked(result.grid.fade)
+        self._fill_heat(result)
+
+    def _fill_legend(self, result: Result) -> None:
+        clear(self.legend)
+        areas = result.grid.areas_mm2()
+        for index, name in enumerate(result.grid.class_names):
+            area = areas.get(name)
+            box = QCheckBox(f"{name}   {area:.2f} mm²" if area is not None else name)
+            box.setIcon(swatch(tuple(int(part) for part in result.grid.colors[index])))
+            box.setChecked(bool(result.grid.visible[index]))
+            named(box, f"Show {name}", f"Show or hide {name} on the slide. The area is what was predicted so far.")
+            box.toggled.connect(lambda on, index=index: self._on_class_toggled(index, on))
+            self.legend.addWidget(box)
+
+    def _fill_heat(self, result: Result) -> None:
+        with QSignalBlocker(self.heat):
+            self.heat.clear()
+            self.heat.addItem("Classes", ("classes", ""))
+            for index, name in enumerate(result.grid.class_names):
+                if result.probability is not None:
+                    self.heat.addItem(f"Probability of {name}", ("probability", index))
+            if result.attention is not None:
+                for source in self._sources(result):
+                    self.heat.addItem(f"Attention: {SOURCES.get(source, source)}", ("attention", source))
+            shown = shown_kind(result)
+            wanted = {
+                "probability": result.grid.shown_class,
+                "attention": facts(result.attention).get("source") if result.attention is not None else "",
+            }.get(shown, "")
+            rows = [self.heat.itemData(row) for row in range(self.heat.count())]
+            self.heat.setCurrentIndex(next((i for i, row in enumerate(rows) if tuple(row) == (shown, wanted)), 0))
+
+    def _sources(self, result: Result) -> tuple[str, ...]:
+        return tuple(facts(result.attention).get("sources", ())) or (facts(result.attention)["source"],)
+
+    def show_place(self, place: Place | None) -> None:
+        """Show what lies under the cursor."""
+        self.cursor.setText(escape(place_text(place)) or "Move over the slide to read it.")
+
+    def _on_class_toggled(self, index: int, on: bool) -> None:
+        if self._result is not None:
+            self._result.grid.visible[index] = on
+            self._result.grid.paint()
+            self.session.repaint(self._result)
+
+    def _on_fade_toggled(self, on: bool) -> None:
+        if self._result is not None:
+            self._result.grid.fade = on
+            self._result.grid.paint()
+            self.session.repaint(self._result)
+
+    def _on_opacity_changed(self, value: int) -> None:
+        if self._result is None:
+            return
+        for layer in self._result.layers:
+            layer.opacity = value / 100
+
+    def _on_layer_opacity_changed(self, event: Any) -> None:
+        if self._result is not None and self._result.classes is event.source:
+            with QSignalBlocker(self.opacity):
+                self.opacity.setValue(round(event.source.opacity * 100))
+
+    def _on_heat_activated(self, index: int) -> None:
+        if self._result is None:
+            return
+        kind, which = self.heat.itemData(index)
+        show_kind(self._result, kind, which)
+
+    def _on_job_changed(self, job: Any) -> None:
+        if job.stage in ("done", "cancelled") and self._result is not None:
+            self.refresh()
+
+
+def shown_kind(result: Result) -> str:
+    """Which of a result's pictures is seen: "classes", "probability" or "attention"."""
+    for kind in ("attention", "probability"):
+        layer = getattr(result, kind)
+        if layer is not None and layer.visible:
+            return kind
+    return "classes"
+
+
+def show_kind(result: Result, kind: str, which: Any) -> None:
+    """Show one picture of a result and hide the others.
+
+    Parameters
+    ----------
+    kind : "classes", "probability" or "attention".
+    which : number of the class, or name of the attention's source.
+    """
+    title = result.classes.name.partition(" · ")[2] if result.classes is not None else ""
+    if kind == "probability":
+        result.grid.show_class(int(which))
+        result.probability.name = probability_name(result.grid.class_names[int(which)], title)
+    if kind == "attention":
+        show_source(result, str(which), title)
+    for name in ("classes", "probability", "attention"):
+        layer = getattr(result, name)
+        if layer is not None:
+            layer.visible = name == kind
+    if kind == "probability":
+        result.probability.refresh()
+
+
+def show_source(result: Result, source: str, title: str) -> None:
+    """Let the attention layer show another source of the same store."""
+    from pathlib import Path
+
+    from pathotune.inference.predictions import PredictionStore
+
+    about = facts(result.attention)
+    store = PredictionStore.open(Path(about["store"]))
+    if source not in attention_sources(store):
+        compat.show_warning(f"This prediction keeps no attention of {SOURCES.get(source, source)}.")
+        return
+    levels = list(store.attention_levels(source))
+    result.attention.data = levels if result.attention.multiscale else levels[0]
+    result.attention.contrast_limits = (0.0, attention_limit(levels[-1]))
+    result.attention.name = attention_name(source, title)
+    about["source"] = source
+
+
+def place_text(place: Place | None) -> str:
+    """What lies under the cursor, in one line."""
+    if place is None:
+        return ""
+    where = f"x {place.x_um:,.0f} µm, y {place.y_um:,.0f} µm".replace(",", " ").replace("  ", ", ")
+    if place.reading is None:
+        return where
+    reading = place.reading
+    second = f" ({reading.second_class} {reading.second_probability:.2f})" if reading.second_class != reading.class_name else ""
+    return f"{reading.class_name} {reading.probability:.2f}{second} · {where}"

@@ -1,0 +1,156 @@
+"""Small pieces several panels are made of: a named combo box, a card of facts, a fold, a colour swatch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from html import escape
+from typing import Any
+
+from qtpy.QtCore import QSize, Qt
+from qtpy.QtGui import QColor, QIcon, QPainter, QPixmap
+from qtpy.QtWidgets import (
+    QComboBox,
+    QFrame,
+    QLabel,
+    QLayout,
+    QPushButton,
+    QSizePolicy,
+    QToolButton,
+    QVBoxLayout,
+    QWidget,
+)
+
+SWATCH_PX = 14
+
+
+def named(widget: Any, name: str, tooltip: str) -> Any:
+    """Give a control its accessible name and its tooltip, and return it."""
+    widget.setAccessibleName(name)
+    widget.setAccessibleDescription(tooltip)
+    widget.setToolTip(tooltip)
+    return widget
+
+
+def text_label(text: str = "", tooltip: str = "") -> QLabel:
+    """A label that wraps and whose text can be copied."""
+    label = QLabel(text)
+    label.setWordWrap(True)
+    label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+    label.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
+    label.setToolTip(tooltip)
+    return label
+
+
+def heading(text: str) -> QLabel:
+    """The title of a group of controls."""
+    label = QLabel(f"<b>{escape(text)}</b>")
+    label.setContentsMargins(0, 6, 0, 0)
+    return label
+
+
+def combo(name: str, tooltip: str) -> QComboBox:
+    """A combo box that shrinks with the dock instead of widening it."""
+    box = QComboBox()
+    box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+    box.setMinimumContentsLength(12)
+    box.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+    named(box, name, tooltip)
+    return box
+
+
+def button(text: str, tooltip: str, name: str = "") -> QPushButton:
+    """A push button with tooltip and accessible name."""
+    made = QPushButton(text)
+    named(made, name or text.rstrip("…"), tooltip)
+    return made
+
+
+class Card(QFrame):
+    """A framed piece of text that says what something is."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.setFrameShape(QFrame.Shape.StyledPanel)
+        self.setObjectName("pathotune_card")
+        self.setAccessibleName(name)
+        self._label = text_label()
+        self._label.setTextFormat(Qt.TextFormat.RichText)
+        self._label.setOpenExternalLinks(True)
+        self._label.setTextInteractionFlags(
+            Qt.TextInteractionFlag.TextSelectableByMouse | Qt.TextInteractionFlag.LinksAccessibleByMouse
+        )
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(8, 6, 8, 6)
+        layout.addWidget(self._label)
+
+    def show_lines(self, lines: Iterable[str]) -> None:
+        """Show lines of rich text; a card with none hides."""
+        html = "<br>".join(line for line in lines if line)
+        self._label.setText(html)
+        self.setVisible(bool(html))
+
+    @property
+    def text(self) -> str:
+        """The text shown, with its markup."""
+        return str(self._label.text())
+
+
+class Fold(QWidget):
+    """A titled part that is folded away until it is asked for."""
+
+    def __init__(self, title: str, tooltip: str) -> None:
+        super().__init__()
+        self.head = QToolButton()
+        self.head.setText(title)
+        self.head.setCheckable(True)
+        self.head.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
+        self.head.setArrowType(Qt.ArrowType.RightArrow)
+        self.head.setAutoRaise(True)
+        named(self.head, title, tooltip)
+        self._body = QWidget()
+        self._body_layout = QVBoxLayout(self._body)
+        self._body_layout.setContentsMargins(8, 0, 0, 0)
+        self._body.setVisible(False)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(2)
+        layout.addWidget(self.head)
+        layout.addWidget(self._body)
+        self.head.toggled.connect(self._on_head_toggled)
+
+    def put(self, widget: QWidget | None) -> None:
+        """Replace what is folded away."""
+        clear(self._body_layout)
+        if widget is not None:
+            self._body_layout.addWidget(widget)
+
+    def _on_head_toggled(self, opened: bool) -> None:
+        self.head.setArrowType(Qt.ArrowType.DownArrow if opened else Qt.ArrowType.RightArrow)
+        self._body.setVisible(opened)
+
+
+def clear(layout: QLayout) -> None:
+    """Take everything out of a layout."""
+    while layout.count():
+        item = layout.takeAt(0)
+        widget = item.widget()
+        if widget is not None:
+            widget.hide()
+            widget.deleteLater()
+
+
+def swatch(color: tuple[int, int, int]) -> QIcon:
+    """A small square of a class's colour."""
+    pixmap = QPixmap(QSize(SWATCH_PX, SWATCH_PX))
+    pixmap.fill(QColor(*color))
+    painter = QPainter(pixmap)
+    painter.setPen(QColor(128, 128, 128))
+    painter.drawRect(0, 0, SWATCH_PX - 1, SWATCH_PX - 1)
+    painter.end()
+    return QIcon(pixmap)
+
+
+def swatch_html(color: tuple[int, int, int]) -> str:
+    """The same square for rich text."""
+    red, green, blue = color
+    return f'<span style="background-color: rgb({red},{green},{blue});">&nbsp;&nbsp;&nbsp;</span>'

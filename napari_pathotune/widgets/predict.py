@@ -1,0 +1,190 @@
+"""The short way to a prediction: which tuning, where, go."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from qtpy.QtWidgets import QHBoxLayout, QVBoxLayout, QWidget
+
+from napari_pathotune import compat
+from napari_pathotune.forms import config_from, form_of
+from napari_pathotune.layers import facts
+from napari_pathotune.reader import results_folder
+from napari_pathotune.session import JobState, Session
+from napari_pathotune.widgets.parts import Fold, button, combo, heading, text_label
+from napari_pathotune.widgets.tuning import TuningPanel
+from napari_pathotune.workers import JobRunner
+
+VIEW, DRAWN, SLIDE = "view", "drawn", "slide"
+PLACES = (
+    ("What is in view", VIEW),
+    ("The drawn region", DRAWN),
+    ("The whole slide", SLIDE),
+)
+
+
+@dataclass(frozen=True)
+class PredictOptions:
+    """What a person may want to change about a prediction; the defaults need no look."""
+
+    density: Annotated[
+        Literal["one value per tile", "twice as dense", "four times as dense"],
+        {"label": "Detail", "tooltip": "Denser gives finer borders and takes four times as long each step."},
+    ] = "one value per tile"
+    attention: Annotated[
+        bool, {"label": "Keep attention", "tooltip": "Also keep where the model looked; costs a little time and space."}
+    ] = True
+    resume: Annotated[
+        bool, {"label": "Go on where stopped", "tooltip": "Off: predict again what was predicted before."}
+    ] = True
+    batch_size: Annotated[
+        int | None, {"label": "Tiles at once", "tooltip": "Empty: as many as suits this machine. Halves by itself."}
+    ] = None
+    device: Annotated[
+        Literal["auto", "cpu", "cuda", "mps"], {"tooltip": "What computes; auto takes the graphics card where there is one."}
+    ] = "auto"
+    precision: Annotated[
+        Literal["auto", "float32", "bfloat16"],
+        {"label": "Number format", "tooltip": "auto takes the faster one only where the results agree."},
+    ] = "auto"
+
+
+DENSITY = {"one value per tile": 1, "twice as dense": 2, "four times as dense": 4}
+
+
+class PredictPanel(QWidget):
+    """Tuning, place, button; the rest is folded away."""
+
+    def __init__(self, session: Session, runner: JobRunner) -> None:
+        super().__init__()
+        self.session, self.runner = session, runner
+        wanted = compat.preferences()
+        self.options = PredictOptions(device=wanted.device, precision=wanted.precision)
+        self.tuning = TuningPanel(session)
+        self.place = combo("Where to predict", "What is predicted. What is in view comes first, so that you see it soon.")
+        for text, value in PLACES:
+            self.place.addItem(text, value)
+        self.go = button("Predict", "Predict with the chosen tuning; the overlay fills in while you look around.")
+        self.go.setDefault(True)
+        self.hint = text_label()
+        self.form = form_of(self.options)
+        self.fold = Fold("More options", "Detail, attention, device and number format.")
+        self.fold.put(self.form.native)
+        self._lay_out()
+        self.go.clicked.connect(self.predict)
+        for signal in (session.slides_changed, session.active_changed, session.tuning_changed, session.drawings_changed):
+            signal.connect(self.refresh)
+        session.job_changed.connect(self._on_job_changed)
+        self.place.activated.connect(lambda _: self.refresh())
+        self.refresh()
+
+    def _lay_out(self) -> None:
+        row = QHBoxLayout()
+        row.addWidget(self.place, 1)
+        row.addWidget(self.go)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(4, 6, 4, 4)
+        layout.setSpacing(4)
+        layout.addWidget(heading("Tuning"))
+        layout.addWidget(self.tuning)
+        layout.addWidget(heading("Where"))
+        layout.addLayout(row)
+        layout.addWidget(self.hint)
+        layout.addWidget(self.fold)
+        layout.addStretch(1)
+
+    def refresh(self) -> None:
+        """Say what is missing, and let the button be pressed only when nothing is."""
+        missing = self.missing()
+        self.hint.setText(missing)
+        self.hint.setVisible(bool(missing))
+        self.go.setEnabled(not missing and not self.session.job.is_active)
+
+    def missing(self) -> str:
+        """What a prediction still needs, as a sentence; empty where it can start."""
+        slide = self.session.slide
+        if slide is None:
+            return "Open a slide first."
+        if slide.mpp is None:
+            return "State the slide's pixel size above first."
+        if self.session.tuning is None:
+            return "Choose a tuning, or make one under Tune."
+        if self.place.currentData() == DRAWN and self._drawing() is None:
+            return "Draw a region with the tools of a Shapes layer (rectangle, polygon) and select its layer."
+        return ""
+
+    def predict(self) -> None:
+        """Hand the job to the worker."""
+        from pathotune.errors import PathotuneError
+
+        if self.missing():
+            self.refresh()
+            return
+        try:
+            options = config_from(self.form, self.options)
+            job = self.job(options)
+        except PathotuneError as error:
+            compat.show_error(str(error))
+            return
+        where = self.place.currentText()
+        self.runner.submit(job, facts(self.session.active_layer)["path"], f"Starting: {where[:1].lower()}{where[1:]}…")
+
+    def job(self, options: PredictOptions) -> Any:
+        """The prediction as data: what the worker, the command line and a YAML file share."""
+        from pathotune.errors import NoTiles
+        from pathotune.execution.job import Job
+
+        slide, tuning = self.session.slide, self.session.tuning
+        if slide is None or tuning is None or slide.mpp is None:
+            raise RuntimeError("predict was called although something is missing")
+        place, view = self.place.currentData(), self.session.view_box_px0()
+        tile_px = tuning.reading.tile_px
+        arguments: dict[str, Any] = {
+            "slides": [str(slide.path)],
+            "tuning": str(tuning.path),
+            "out": str(results_folder()),
+            "slide_mpp": slide.mpp.mean if slide.mpp.source == "stated" else None,
+            "stride_px": max(1, tile_px // DENSITY[options.density]) if options.density in DENSITY else tile_px,
+            "batch_size": options.batch_size,
+            "device": options.device,
+            "precision": options.precision,
+            "attention": options.attention,
+            "resume": options.resume,
+        }
+        if place == VIEW and view is not None:
+            arguments["region"] = list(view)
+        if place == DRAWN:
+            arguments["polygon"] = self.drawn_polygon_wkt()
+            if not arguments["polygon"]:
+                raise NoTiles("The drawn region has no area. Draw a rectangle, an ellipse or a polygon.")
+        if view is not None:
+            # Also a whole slide starts in the middle of what the person looks at.
+            arguments["start_point_px0"] = [view[0] + view[2] / 2, view[1] + view[3] / 2]
+        return Job("predict", {key: value for key, value in arguments.items() if value is not None})
+
+    def drawn_polygon_wkt(self) -> str:
+        """The drawn region in level-0 pixels: the selected shapes of the layer, or all of them."""
+        import shapely
+
+        from napari_pathotune.drawings import regions_from_layer
+
+        layer, slide_layer = self._drawing(), self.session.active_layer
+        if layer is None or slide_layer is None:
+            return ""
+        chosen = sorted(layer.selected_data) or range(len(layer.data))
+        drawn = regions_from_layer(layer, slide_layer, chosen)
+        areas = [region.geometry for region in drawn if region.geometry.area > 0]
+        return str(shapely.union_all(areas).wkt) if areas else ""
+
+    def _drawing(self) -> Any | None:
+        """The Shapes layer whose shapes say where: the selected one, or the topmost with something in it."""
+        layers = [layer for layer in self.session.drawing_layers() if hasattr(layer, "shape_type") and len(layer.data)]
+        chosen = [layer for layer in layers if layer in self.session.viewer.layers.selection]
+        return (chosen or layers or [None])[-1]
+
+    def _on_job_changed(self, job: JobState) -> None:
+        self.go.setEnabled(not job.is_active and not self.missing())
+        if job.stage == "done" and job.command == "tune" and job.result.get("out"):
+            self.tuning.load(Path(job.result["out"]))

@@ -1,0 +1,106 @@
+"""How far the job is, in plain words, and the button that stops it."""
+
+from __future__ import annotations
+
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QHBoxLayout, QProgressBar, QVBoxLayout, QWidget
+
+from napari_pathotune import compat
+from napari_pathotune.session import JobState, Session
+from napari_pathotune.widgets.parts import button, named, text_label
+from napari_pathotune.workers import JobRunner
+
+
+class ProgressPanel(QWidget):
+    """Progress bar with rate and time left, Cancel, and the job's last sentence."""
+
+    def __init__(self, session: Session, runner: JobRunner) -> None:
+        super().__init__()
+        self.session, self.runner = session, runner
+        self.bar = QProgressBar()
+        self.bar.setTextVisible(False)
+        self.bar.setMaximumHeight(14)
+        named(self.bar, "Progress", "How much of the job is done.")
+        self.cancel = button("Cancel", "Stop now. What is done is kept, and a later run goes on from there.")
+        self.cancel.clicked.connect(runner.cancel)
+        self.text = text_label()
+        self.note = text_label()
+        self.note.setTextFormat(Qt.TextFormat.PlainText)
+        row = QHBoxLayout()
+        row.addWidget(self.bar, 1)
+        row.addWidget(self.cancel)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(3)
+        layout.addLayout(row)
+        layout.addWidget(self.text)
+        layout.addWidget(self.note)
+        session.job_changed.connect(self._on_job_changed)
+        session.noted.connect(self._on_noted)
+        self._on_job_changed(session.job)
+
+    def _on_job_changed(self, job: JobState) -> None:
+        self.bar.setVisible(job.is_active)
+        self.cancel.setVisible(job.is_active)
+        self.cancel.setEnabled(job.stage in ("starting", "running"))
+        if job.stage == "starting":
+            self.note.setText("")
+        # An unknown length is shown as a moving bar.
+        known = job.stage == "running" and job.total > 0
+        self.bar.setRange(0, job.total if known else 0)
+        self.bar.setValue(job.done if known else 0)
+        self.text.setText(progress_text(job))
+        self.text.setVisible(bool(self.text.text()))
+        self.note.setVisible(bool(self.note.text()))
+        if job.stage == "failed":
+            compat.show_error(job.text)
+
+    def _on_noted(self, level: str, text: str) -> None:
+        self.note.setText(text)
+        self.note.setVisible(True)
+        if level == "warning":
+            compat.show_warning(text)
+
+
+def progress_text(job: JobState) -> str:
+    """The state of a job as one line."""
+    if job.stage == "idle":
+        return ""
+    if job.stage in ("starting", "cancelling", "failed"):
+        return job.text
+    if job.stage == "cancelled":
+        return "Cancelled. What was done is kept."
+    if job.stage == "done":
+        return done_text(job)
+    parts = [f"{job.phase[:1].upper()}{job.phase[1:]}" if job.phase else "", f"{job.done:,} of {job.total:,} {job.unit}"]
+    if job.rate:
+        parts.append(f"{job.rate:,.0f} {job.unit}/s" if job.rate >= 10 else f"{job.rate:.1f} {job.unit}/s")
+    if job.seconds_left is not None:
+        parts.append(f"{duration(job.seconds_left)} left")
+    if job.text:
+        parts.append(job.text)
+    return " · ".join(part for part in parts if part)
+
+
+def done_text(job: JobState) -> str:
+    """What a finished job says."""
+    result = job.result
+    seconds = result.get("seconds")
+    took = f" in {duration(seconds)}" if isinstance(seconds, int | float) else ""
+    if job.command == "tune":
+        scores = result.get("val") or {}
+        accuracy = scores.get("balanced_accuracy")
+        judged = f" Balanced accuracy on held-out regions: {accuracy:.2f}." if isinstance(accuracy, int | float) else ""
+        return f"Tuned{took}.{judged} Ready to predict."
+    tiles = result.get("tiles")
+    many = f"{tiles:,} tiles predicted" if isinstance(tiles, int) else "Predicted"
+    return f"{many}{took}."
+
+
+def duration(seconds: float) -> str:
+    """A length of time in plain words."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

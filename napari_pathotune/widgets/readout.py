@@ -1,0 +1,58 @@
+"""The cursor read-out in the window's status bar, and the key that hides the overlay while it is held."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from qtpy.QtWidgets import QLabel, QMainWindow, QWidget
+
+from napari_pathotune.session import Place, Session
+from napari_pathotune.widgets.overlays import HIDE_KEY, place_text
+
+
+class CursorReadout:
+    """Follows the mouse over the canvas and says what lies there.
+
+    Parameters
+    ----------
+    show : called with the place under the cursor, or None.
+    """
+
+    def __init__(self, session: Session, show: Callable[[Place | None], None]) -> None:
+        self.session, self.show = session, show
+        self.label = QLabel()
+        self.label.setAccessibleName("Under the cursor")
+        self._has_bar = False
+        session.viewer.mouse_move_callbacks.append(self._on_mouse_moved)
+        session.viewer.bind_key(HIDE_KEY, self._hold_to_hide, overwrite=True)
+
+    def attach(self, dock: QWidget) -> None:
+        """Put the read-out into the status bar of the window the dock is in."""
+        window = dock.window()
+        if not self._has_bar and isinstance(window, QMainWindow):
+            window.statusBar().addPermanentWidget(self.label)
+            self._has_bar = True
+
+    def detach(self) -> None:
+        """Give the mouse, the key and the status bar back."""
+        viewer = self.session.viewer
+        if viewer is not None:
+            if self._on_mouse_moved in viewer.mouse_move_callbacks:
+                viewer.mouse_move_callbacks.remove(self._on_mouse_moved)
+            viewer.bind_key(HIDE_KEY, None, overwrite=True)
+        self.label.hide()
+
+    def _on_mouse_moved(self, viewer: Any, event: Any) -> None:
+        place = self.session.place_at(event.position)
+        self.label.setText(place_text(place))
+        self.show(place)
+
+    def _hold_to_hide(self, viewer: Any) -> Iterator[None]:
+        """Hide the results while the key is held."""
+        shown = [layer for result in self.session.results for layer in result.layers if layer.visible]
+        for layer in shown:
+            layer.visible = False
+        yield
+        for layer in shown:
+            layer.visible = True

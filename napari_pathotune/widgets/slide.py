@@ -1,0 +1,97 @@
+"""The head of the dock: which slide is worked on, what it is, and its pixel size where the file is silent."""
+
+from __future__ import annotations
+
+from html import escape
+
+from qtpy.QtCore import QSignalBlocker
+from qtpy.QtWidgets import QDoubleSpinBox, QFrame, QHBoxLayout, QVBoxLayout, QWidget
+
+from napari_pathotune import compat
+from napari_pathotune.session import Session
+from napari_pathotune.widgets.parts import button, combo, named, text_label
+
+
+class SlidePanel(QWidget):
+    """Choice of the open slide, its facts, and the question for a missing pixel size."""
+
+    def __init__(self, session: Session) -> None:
+        super().__init__()
+        self.session = session
+        self.choice = combo("Slide", "The slide that is tuned on or predicted. Open slides with File ▸ Open or by dropping.")
+        self.facts = text_label()
+        self.question = self._make_question()
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(3)
+        for widget in (self.choice, self.facts, self.question):
+            layout.addWidget(widget)
+        self.choice.activated.connect(self._on_choice_activated)
+        session.slides_changed.connect(self.refresh)
+        session.active_changed.connect(self.refresh)
+        self.refresh()
+
+    def _make_question(self) -> QFrame:
+        frame = QFrame()
+        frame.setFrameShape(QFrame.Shape.StyledPanel)
+        text = text_label(
+            "<b>How large is a pixel?</b> This file does not say. State it once (0.25 is a usual 40× scan, 0.5 a 20× "
+            "one); the answer is remembered."
+        )
+        self.mpp = QDoubleSpinBox()
+        self.mpp.setDecimals(4)
+        self.mpp.setRange(0.01, 100.0)
+        self.mpp.setSingleStep(0.05)
+        self.mpp.setValue(0.25)
+        self.mpp.setSuffix(" µm")
+        named(self.mpp, "Pixel size in micrometres", "Width of one pixel at full resolution, in micrometres.")
+        self.state = button("Use this size", "Remember this pixel size for the slide.")
+        self.state.clicked.connect(self._on_state_clicked)
+        row = QHBoxLayout()
+        row.addWidget(self.mpp)
+        row.addWidget(self.state)
+        layout = QVBoxLayout(frame)
+        layout.setContentsMargins(8, 6, 8, 6)
+        layout.addWidget(text)
+        layout.addLayout(row)
+        return frame
+
+    def refresh(self) -> None:
+        """Show the session's slides again."""
+        layers = self.session.slide_layers
+        with QSignalBlocker(self.choice):
+            self.choice.clear()
+            for layer in layers:
+                self.choice.addItem(layer.name)
+            if self.session.active_layer in layers:
+                self.choice.setCurrentIndex(layers.index(self.session.active_layer))
+        self.choice.setVisible(bool(layers))
+        slide = self.session.slide
+        if slide is None:
+            self.facts.setText("No slide is open. Drop one on the canvas, or use File ▸ Open.")
+            self.question.setVisible(False)
+            return
+        size = f"{slide.width_px0:,} × {slide.height_px0:,} px".replace(",", " ")
+        parts = [size]
+        if slide.mpp is not None:
+            width_mm, height_mm = slide.width_px0 * slide.mpp.x / 1000, slide.height_px0 * slide.mpp.y / 1000
+            parts = [f"{width_mm:.1f} × {height_mm:.1f} mm", f"{slide.mpp.mean:.4g} µm per pixel", size]
+        if slide.objective_power:
+            parts.insert(0, f"{slide.objective_power:g}×")
+        self.facts.setText(escape(" · ".join(parts)))
+        source = slide.mpp.source if slide.mpp is not None else "not known"
+        self.facts.setToolTip(f"{slide.path}\nRead by {slide.reader}; pixel size: {source}.")
+        self.question.setVisible(slide.mpp is None)
+
+    def _on_choice_activated(self, index: int) -> None:
+        layers = self.session.slide_layers
+        if 0 <= index < len(layers):
+            self.session.activate(layers[index])
+
+    def _on_state_clicked(self) -> None:
+        from pathotune.errors import PathotuneError
+
+        try:
+            self.session.state_mpp(self.mpp.value())
+        except PathotuneError as error:
+            compat.show_error(str(error))

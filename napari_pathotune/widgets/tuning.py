@@ -1,0 +1,122 @@
+"""Choice of a tuning file, and the card that says what it does."""
+
+from __future__ import annotations
+
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qtpy.QtCore import QSignalBlocker
+from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QVBoxLayout, QWidget
+
+from napari_pathotune import compat
+from napari_pathotune.layers import rgb
+from napari_pathotune.reader import results_folder
+from napari_pathotune.session import Session
+from napari_pathotune.widgets.parts import Card, button, combo, swatch_html
+
+if TYPE_CHECKING:
+    from pathotune.methods.checkpoint import Tuning
+
+SUFFIX = ".pathotune.safetensors"
+
+
+class TuningPanel(QWidget):
+    """Combo box of the tunings at hand, a button for others, and the chosen one's card."""
+
+    def __init__(self, session: Session) -> None:
+        super().__init__()
+        self.session = session
+        self._others: list[Path] = []
+        self.choice = combo("Tuning", "A tuning file: what was learned from drawn regions. Those in the results folder are listed.")
+        self.other = button("Open…", "Choose a tuning file (.pathotune.safetensors) from another folder.", "Open a tuning file")
+        self.card = Card("About this tuning")
+        row = QHBoxLayout()
+        row.addWidget(self.choice, 1)
+        row.addWidget(self.other)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(3)
+        layout.addLayout(row)
+        layout.addWidget(self.card)
+        self.choice.activated.connect(self._on_choice_activated)
+        self.other.clicked.connect(self._on_other_clicked)
+        session.tuning_changed.connect(self._on_tuning_changed)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """List the tunings of the results folder again, newest first."""
+        folder = results_folder()
+        found = sorted(folder.glob(f"*{SUFFIX}"), key=lambda path: path.stat().st_mtime, reverse=True)
+        paths = list(dict.fromkeys([*self._others, *found]))
+        with QSignalBlocker(self.choice):
+            self.choice.clear()
+            self.choice.addItem("Choose a tuning…" if paths else "No tuning yet: make one under Tune", "")
+            for path in paths:
+                self.choice.addItem(path.name.removesuffix(".safetensors").removesuffix(".pathotune"), str(path))
+            tuning = self.session.tuning
+            row = self.choice.findData(str(tuning.path)) if tuning is not None else 0
+            self.choice.setCurrentIndex(max(0, row))
+        self._show_card()
+
+    def load(self, path: Path) -> None:
+        """Choose a tuning file; a damaged one is said and nothing changes."""
+        from pathotune.errors import PathotuneError
+        from pathotune.methods.checkpoint import Tuning
+
+        try:
+            tuning = Tuning.load(path)
+        except PathotuneError as error:
+            compat.show_error(str(error))
+            self.refresh()
+            return
+        if path.parent != results_folder() and path not in self._others:
+            self._others.insert(0, path)
+        self.session.set_tuning(tuning)
+
+    def _on_choice_activated(self, index: int) -> None:
+        path = self.choice.itemData(index)
+        if path:
+            self.load(Path(path))
+        else:
+            self.session.set_tuning(None)
+
+    def _on_other_clicked(self) -> None:
+        chosen, _ = QFileDialog.getOpenFileName(
+            self, "Open a tuning file", str(results_folder()), "Tuning files (*.safetensors)"
+        )
+        if chosen:
+            self.load(Path(chosen))
+
+    def _on_tuning_changed(self) -> None:
+        self.refresh()
+
+    def _show_card(self) -> None:
+        tuning = self.session.tuning
+        self.card.show_lines(tuning_lines(tuning) if tuning is not None else [])
+
+
+def tuning_lines(tuning: Tuning) -> list[str]:
+    """A tuning's card: classes with colours, backbone, pixel size, how it was judged."""
+    classes = " &nbsp; ".join(
+        f"{swatch_html(rgb(entry['color'] or (128, 128, 128)))}&nbsp;{escape(str(entry['name']))}" for entry in tuning.classes
+    )
+    method = escape(_title_of(tuning.method))
+    lines = [classes, f"{method} on {escape(str(tuning.backbone['name']))}, reads tissue at {tuning.reading.mpp:g} µm per pixel"]
+    judged = _judged(tuning.training.get("metrics") or {})
+    made = str(tuning.created)[:10]
+    lines.append(" · ".join(part for part in (judged, f"made {made}" if made else "") if part))
+    if tuning.backbone.get("licence"):
+        lines.append(f"Backbone licence: {escape(str(tuning.backbone['licence']))}")
+    return lines
+
+
+def _judged(metrics: dict[str, Any]) -> str:
+    accuracy = metrics.get("balanced_accuracy")
+    return f"balanced accuracy {accuracy:.2f} on held-out regions" if isinstance(accuracy, int | float) else ""
+
+
+def _title_of(method: str) -> str:
+    from pathotune.methods import METHODS
+
+    return METHODS[method].title if method in METHODS else method
