@@ -1,0 +1,230 @@
+"""`pathotune tune` and `pathotune evaluate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pathotune.cli.terminal import (
+    JsonOption,
+    QuietOption,
+    SlideMppOption,
+    VerboseOption,
+    follow,
+    print_json,
+    say,
+    set_loudness,
+)
+from pathotune.errors import FileMissing, UsageError
+
+if TYPE_CHECKING:
+    from pathotune.datasets.tiles import TileTable
+    from pathotune.training.examples import TuneSource
+
+SlideOption = Annotated[
+    list[Path] | None,
+    typer.Option("--slide", help="A slide; repeat it with --regions for each pair."),
+]
+RegionsOption = Annotated[
+    list[Path] | None,
+    typer.Option("--regions", help="Regions of the slide (GeoJSON, ASAP or ImageScope XML), or a folder of them."),
+]
+SlidesOption = Annotated[
+    Path | None,
+    typer.Option("--slides", help="A folder of slides, paired by name with the files of the folder --regions."),
+]
+TilesOption = Annotated[
+    Path | None,
+    typer.Option("--tiles", help="A table of tiles (columns path, label, …), or one folder per class."),
+]
+MapOption = Annotated[
+    str,
+    typer.Option("--map-classes", help="Other names for classes: 'Tumor=cancer,Other=' (no name leaves it out)."),
+]
+DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command("tune", epilog=TUNE_EXAMPLE)(tune)
+    app.command("evaluate", epilog=EVALUATE_EXAMPLE)(evaluate)
+
+
+TUNE_EXAMPLE = (
+    "Example: pathotune tune --slide a.svs --regions a.geojson --out tumour --map-classes 'Other=' --set tvp_tokens=5"
+)
+EVALUATE_EXAMPLE = (
+    "Example: pathotune evaluate --tuning tumour.pathotune.safetensors --slide b.svs --regions b.geojson --json"
+)
+
+
+def tune(
+    out: Annotated[Path, typer.Option("--out", help="The tuning file to write; its card NAME.md comes beside it.")],
+    slide: SlideOption = None,
+    regions: RegionsOption = None,
+    slides: SlidesOption = None,
+    tiles: TilesOption = None,
+    method: Annotated[str, typer.Option("--method", help="What to tune; see `pathotune methods`.")] = "pathotune",
+    backbone: Annotated[
+        str, typer.Option("--backbone", help="The frozen model; see `pathotune backbones`.")
+    ] = "pathotune-tiny",
+    weights: Annotated[
+        Path | None, typer.Option("--weights", help="A file with the backbone's weights, where it is not found.")
+    ] = None,
+    task: Annotated[
+        str | None, typer.Option("--task", help="A task card by name or file; see `pathotune tasks`.")
+    ] = None,
+    map_classes: MapOption = "",
+    epochs: Annotated[int | None, typer.Option("--epochs", help="At most so many epochs.")] = None,
+    batch_size: Annotated[int | None, typer.Option("--batch-size", help="Tiles per step.")] = None,
+    lr: Annotated[float | None, typer.Option("--lr", help="Learning rate after the warm-up.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="The same seed gives the same tuning.")] = None,
+    split_by: Annotated[
+        str | None, typer.Option("--split-by", help="What stays whole when tiles are held out: region, slide, patient.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Any other option of the method or of the training, as key=value; repeat it."),
+    ] = None,
+    device: DeviceOption = "auto",
+    slide_mpp: SlideMppOption = None,
+    json: JsonOption = False,
+    verbose: VerboseOption = 0,
+    quiet: QuietOption = False,
+) -> None:
+    """Tune prompts (or another method) on drawn regions or labelled tiles, and save the tuning."""
+    from pathotune.methods import load_config
+    from pathotune.methods.checkpoint import tuning_path
+    from pathotune.methods.options import options_of, parse_settings, with_settings
+    from pathotune.regions import parse_class_map
+    from pathotune.training.schedule import TrainingConfig
+
+    set_loudness(verbose, quiet)
+    settings = parse_settings(set_ or [])
+    of_training = {key: settings.pop(key) for key in list(settings) if key in options_of(TrainingConfig)}
+    config = load_config(method, settings)
+    given = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "seed": seed, "split_by": split_by, "device": device}
+    training = with_settings(
+        TrainingConfig(), {**of_training, **{key: value for key, value in given.items() if value is not None}}
+    )
+    mapping = parse_class_map(map_classes) if map_classes else {}
+    sources = _sources(slide, regions, slides, tiles, slide_mpp, mapping)
+
+    from pathotune.backbones import load_backbone
+    from pathotune.training.loop import tune as run
+
+    loaded = load_backbone(backbone, weights=weights)
+    events = run(sources, method, config, loaded, training, task, tuning_path(out), map_classes=mapping)
+    result = follow(events, quiet)
+    if json:
+        print_json(result)
+    else:
+        _say_scores(result["val"], result["classes"], quiet, "validation")
+        say(
+            f"Saved {result['out']} ({result['trainable_parameters']:,} trained numbers, {result['seconds']} s).", quiet
+        )
+
+
+def evaluate(
+    tuning: Annotated[Path, typer.Option("--tuning", help="The tuning file.")],
+    slide: SlideOption = None,
+    regions: RegionsOption = None,
+    slides: SlidesOption = None,
+    tiles: TilesOption = None,
+    weights: Annotated[
+        Path | None, typer.Option("--weights", help="A file with the backbone's weights, where it is not found.")
+    ] = None,
+    map_classes: MapOption = "",
+    device: DeviceOption = "auto",
+    slide_mpp: SlideMppOption = None,
+    json: JsonOption = False,
+    verbose: VerboseOption = 0,
+    quiet: QuietOption = False,
+) -> None:
+    """Judge a tuning on regions or tiles whose class is known."""
+    from pathotune.methods.checkpoint import Tuning
+    from pathotune.regions import parse_class_map
+
+    set_loudness(verbose, quiet)
+    loaded = Tuning.load(tuning)
+    mapping = parse_class_map(map_classes) if map_classes else {}
+    sources = _sources(slide, regions, slides, tiles, slide_mpp, mapping)
+
+    from pathotune.evaluation.evaluate import evaluate as run
+
+    result = follow(run(loaded, sources, weights=weights, map_classes=mapping, device=device), quiet)
+    if json:
+        print_json(result)
+    else:
+        _say_scores(result, result["classes"], quiet, "these")
+
+
+def _sources(
+    slide: list[Path] | None,
+    regions: list[Path] | None,
+    slides: Path | None,
+    tiles: Path | None,
+    slide_mpp: float | None,
+    map_classes: dict[str, str],
+) -> list[TuneSource] | TileTable:
+    """The slides with their regions, or the table, from the options that name them."""
+    ways = [bool(slide), slides is not None, tiles is not None]
+    if sum(ways) != 1:
+        raise UsageError(
+            "Give one of: --slide with --regions (repeat the pair), --slides DIR --regions DIR, or --tiles."
+        )
+    if tiles is not None:
+        from pathotune.datasets.tiles import read_tile_table
+
+        table = read_tile_table(tiles)
+        return table.map_classes(map_classes) if map_classes else table
+    from pathotune.training.examples import TuneSource
+
+    regions = regions or []
+    pairs = _pairs_by_name(slides, regions) if slides is not None else _pairs(slide or [], regions)
+    return [TuneSource(image, drawn, slide_mpp=slide_mpp) for image, drawn in pairs]
+
+
+def _pairs(slides: list[Path], regions: list[Path]) -> list[tuple[Path, Path]]:
+    if len(slides) != len(regions):
+        raise UsageError(
+            f"{len(slides)} --slide and {len(regions)} --regions make no pairs: give one --regions for each --slide."
+        )
+    for path, what in [*((path, "slide") for path in slides), *((path, "regions file") for path in regions)]:
+        if not path.exists():
+            raise FileMissing(path, what)
+    return list(zip(slides, regions, strict=True))
+
+
+def _pairs_by_name(slides: Path, regions: list[Path]) -> list[tuple[Path, Path]]:
+    """Slides and regions files of two folders whose names begin alike (a.svs with a.geojson or a.svs.geojson)."""
+    if len(regions) != 1 or not regions[0].is_dir():
+        raise UsageError("With --slides DIR, give --regions DIR: the folder with a regions file for each slide.")
+    if not slides.is_dir():
+        raise FileMissing(slides, "folder of slides")
+    drawn: dict[str, Path] = {}
+    for path in sorted(regions[0].iterdir()):
+        if path.suffix.lower() in {".geojson", ".json", ".xml"}:
+            drawn.setdefault(path.stem, path)
+    pairs = []
+    for path in sorted(slides.iterdir()):
+        stem = path.name.removesuffix("".join(path.suffixes[-2:])) if ".ome" in path.name else path.stem
+        found = next((drawn[name] for name in (path.name, path.stem, stem) if name in drawn), None)
+        if found is not None:
+            pairs.append((path, found))
+    if not pairs:
+        raise UsageError(f"No slide in {slides} has a regions file of the same name in {regions[0]}.")
+    return pairs
+
+
+def _say_scores(report: dict[str, Any], classes: list[str], quiet: bool, which: str) -> None:
+    def shown(value: float | None) -> str:
+        return "–" if value is None else f"{value:.3f}"
+
+    say(
+        f"On {report['n']} {which} tiles of {', '.join(classes)}: balanced accuracy "
+        f"{shown(report['balanced_accuracy'])}, AUC {shown(report['auc'])}, calibration error {shown(report['ece'])}.",
+        quiet,
+    )

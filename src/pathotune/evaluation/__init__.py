@@ -1,0 +1,1 @@
+"""How good a tuning is on tiles it was not made from."""
