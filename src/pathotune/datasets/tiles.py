@@ -75,7 +75,7 @@ class TileTable:
         return np.asarray([index.get(name, -1) for name in self.label], dtype=np.int64)
 
     def groups(self, by: str = "patient") -> list[str]:
-        """What must not be parted: the patient (missing: the slide) or the slide; the row itself where neither is known."""
+        """What must not be parted: the patient (missing: the slide) or the slide; else the row itself."""
         own = [str(path) if self.is_on_slides else f"row {number}" for number, path in enumerate(self.path)]
         slides = [slide or alone for slide, alone in zip(self.slide, own, strict=True)]
         if by == "slide":
@@ -134,8 +134,8 @@ def read_tile_table(path: str | Path) -> TileTable:
     Parameters
     ----------
     path : a table (.csv or .tsv; columns path and label, optionally slide, patient, split, mpp, and x_px0, y_px0,
-        width_px0, with which path is the slide), a folder with one folder per class (or train/val/test folders of them),
-        or a text file with ``filename label`` in each line. Paths count from the file's folder.
+        width_px0, with which path is the slide), a folder with one folder per class (or train/val/test folders of
+        them), or a text file with ``filename label`` in each line. Paths count from the file's folder.
 
     Raises
     ------
@@ -277,7 +277,10 @@ def _table(rows: list[dict[str, str]], places: list[str], source: Path, base: Pa
         [row.get("slide", "") for row in rows],
         [row.get("patient", "") for row in rows],
         [SPLITS.get(row.get("split", "").casefold(), "") for row in rows],
-        *(numbers[name] for name in COLUMNS[5:]),
+        numbers["mpp"],
+        numbers["x_px0"],
+        numbers["y_px0"],
+        numbers["width_px0"],
         source=str(source),
     )
 

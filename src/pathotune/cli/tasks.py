@@ -1,0 +1,57 @@
+"""`pathotune tasks`: the tasks that come with it, as cards."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from pathotune.cli.terminal import JsonOption, QuietOption, VerboseOption, print_json, set_loudness
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this file."""
+    app.command("tasks", epilog="Example: pathotune tasks lymph-node-metastasis --json")(tasks)
+
+
+def tasks(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[TASK…]", help="Names, or YAML files of your own; none shows all.")
+    ] = None,
+    as_json: JsonOption = False,
+    verbose: VerboseOption = 0,
+    quiet: QuietOption = False,
+) -> None:
+    """Show the task cards: classes, colours and the sentences that text prompts are made from."""
+    from pathotune.tasks import load_task, task_names
+
+    set_loudness(verbose, quiet)
+    cards = [load_task(name).to_dict() for name in names or task_names()]
+    if as_json:
+        print_json(cards)
+    elif not quiet:
+        _show(cards, is_full=bool(names))
+
+
+def _show(cards: list[dict[str, Any]], is_full: bool) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(stderr=True)
+    if not is_full:
+        table = Table("task", "what it tells apart", "classes", "organ")
+        for card in cards:
+            classes = ", ".join(one["name"] for one in card["classes"])
+            table.add_row(Text(card["name"]), Text(card["title"]), Text(classes), Text(card["organ"]))
+        console.print(table)
+        return
+    for card in cards:
+        table = Table(title=Text(f"{card['name']}: {card['title']}"), title_justify="left", show_header=False)
+        for key in ("level", "objective", "stain", "organ", "mpp"):
+            table.add_row(key, Text("as the backbone" if card[key] is None else str(card[key])))
+        table.add_row("sentences", Text("\n".join(card["sentences"]) or "none"))
+        for one in card["classes"]:
+            swatch = Text("■ ", style="rgb({},{},{})".format(*one["color"]))
+            table.add_row("class", swatch + Text(f"{one['name']}: {one['sentence']}"))
+        console.print(table)
