@@ -35,6 +35,7 @@ class BackboneCard:
     architecture, arguments : the library's model name or class and its arguments, as plain data.
     embed_dim : width of a token inside the transformer, which a prompt token has to have.
     output_dim : width of the pooled feature.
+    class_index : where among the prefix tokens the class token stands.
     prefix_tokens : class token and registers before the patches.
     image_size : side in pixels of what the model is fed; `tile_px` pixels at `mpp` µm are resized to it.
     pooling : how the pooled feature is made ("cls+mean_patch" leaves registers out of the mean).
@@ -42,6 +43,9 @@ class BackboneCard:
     rename, ignore : prefixes of tensor names in the published file → ours, and patterns of those we do not use.
     files : names of the weights in the hub's repository, tried in order; `weights` a file beside a person's own card.
     file_sha256 : of the shipped file, checked when loading.
+    convert : "timm" runs timm's own conversion of foreign checkpoints (DINOv2's names) over the tensors.
+    needs : optional packages; also_at : further hub ids of the same weights; where : a page where there is no hub.
+    any_size : a network without positions, which reads images of any size.
     gated : whether the hub asks for an agreement first (None: not known).
     verified : "never", "architecture" (builds with the published number of parameters) or "reference" (the same
         numbers as the authors' own loading path).
@@ -61,6 +65,7 @@ class BackboneCard:
     depth: int | None = None
     num_heads: int | None = None
     prefix_tokens: int = 0
+    class_index: int = 0
     patch_size: int | None = None
     image_size: int | None = None
     tile_px: int | None = None
@@ -86,6 +91,10 @@ class BackboneCard:
     tolerance: float = 0.03
     domain: str = "pathology"
     needs: tuple[str, ...] = ()
+    also_at: tuple[str, ...] = ()
+    where: str = ""
+    convert: str = ""
+    any_size: bool = False
     notes: str = ""
     folder: Path | None = None
 
@@ -98,8 +107,8 @@ class BackboneCard:
 
     @property
     def where_to_ask(self) -> str:
-        """The page of the weights, or "" where the card names no hub."""
-        return f"https://huggingface.co/{self.hub_id.split(':')[0]}" if self.hub_id else ""
+        """The page of the weights, or "" where the card names none."""
+        return f"https://huggingface.co/{self.hub_id.split(':')[0]}" if self.hub_id else self.where
 
     def facts(self) -> dict[str, Any]:
         """What `pathotune backbones --json` shows; `available` means here, without a download."""
@@ -212,7 +221,7 @@ def card_from_dict(data: dict[str, Any], path: Path) -> BackboneCard:
     for key in ("mean", "std"):
         if values.get(key) is not None:
             values[key] = _three_numbers(values[key], key, path)
-    for key in ("head", "ignore", "files", "needs"):
+    for key in ("head", "ignore", "files", "needs", "also_at"):
         values[key] = tuple(values.get(key) or ())
     card = BackboneCard(**values, folder=path.parent)
     _check(card, path)
@@ -235,7 +244,7 @@ def _check(card: BackboneCard, path: Path) -> None:
 
     if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", card.name):
         raise wrong("name", "use small letters, digits, points and hyphens")
-    for key, choices in (("kind", KINDS), ("loader", LOADERS), ("pooling", POOLINGS), ("verified", VERIFIED)):
+    for key, choices in (("kind", KINDS), ("loader", LOADERS), ("pooling", POOLINGS), ("verified", VERIFIED), ("convert", ("", "timm"))):
         if getattr(card, key) not in choices:
             raise wrong(key, f"choose one of {', '.join(choices)}")
     for key in ("embed_dim", "output_dim", "depth", "num_heads", "patch_size", "image_size", "tile_px"):

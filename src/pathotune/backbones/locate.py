@@ -18,6 +18,8 @@ USUAL_FILES = (
     "open_clip_model.safetensors",
     "open_clip_pytorch_model.bin",
 )
+# What has to lie beside the weights so that the architecture is known for sure.
+COMPANIONS = {"transformers": ("config.json",), "open_clip": ("open_clip_config.json",)}
 
 
 def local_weights(card: BackboneCard) -> Path | None:
@@ -112,9 +114,9 @@ def advice(card: BackboneCard, why: str) -> BackboneUnavailable:
     )
 
 
-def _hub_names(card: BackboneCard) -> tuple[str, tuple[str, ...]]:
+def _hub_names(card: BackboneCard, place: str) -> tuple[str, tuple[str, ...]]:
     """Repository and candidate files; a hub id of the form "owner/name:path/file" names its one file itself."""
-    repository, _, file = card.hub_id.partition(":")
+    repository, _, file = place.partition(":")
     return repository, (file,) if file else card.files or USUAL_FILES
 
 
@@ -123,38 +125,60 @@ def _in_hub_cache(card: BackboneCard) -> Path | None:
         return None
     from huggingface_hub import try_to_load_from_cache
 
-    repository, names = _hub_names(card)
-    for name in names:
-        found = try_to_load_from_cache(repository, name)
-        if isinstance(found, str):
-            return Path(found)
+    for place in (card.hub_id, *card.also_at):
+        repository, names = _hub_names(card, place)
+        for name in names:
+            found = try_to_load_from_cache(repository, name)
+            if isinstance(found, str):
+                return Path(found)
     return None
 
 
 def _download(card: BackboneCard) -> Path:
     """Fetch from the hub; the token is huggingface_hub's own business and is never read here."""
     if not card.hub_id:
-        raise advice(card, card.notes.split(".")[0] if card.notes else "its authors name no public place")
+        place = f"its authors offer it at {card.where}" if card.where else "no public place is known"
+        raise advice(card, place)
     if settings().offline:
         raise advice(card, "downloads are switched off here")
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 
-    repository, names = _hub_names(card)
+    try:
+        for place in (card.hub_id, *card.also_at):
+            found = _first_of(card, place)
+            if found is not None:
+                return found
+    except GatedRepoError:
+        token = "your token has no access yet" if settings().has_token else "no token is set"
+        raise advice(card, f"the hub asks for an agreement and {token}") from None
+    except RepositoryNotFoundError:
+        raise advice(card, "the hub does not show it, which may also mean that a token is missing") from None
+    except (HfHubHTTPError, OSError) as error:
+        raise advice(card, f"the hub cannot be reached ({type(error).__name__})") from None
+    raise advice(card, f"the hub has none of {', '.join(_hub_names(card, card.hub_id)[1])}")
+
+
+def _first_of(card: BackboneCard, place: str) -> Path | None:
+    """The first of the card's files that the repository has, with the configuration that belongs to it."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, RepositoryNotFoundError
+
+    repository, names = _hub_names(card, place)
     for name in names:
         try:
             path = Path(hf_hub_download(repository, name))
+            for companion in COMPANIONS.get(card.loader, ()):
+                hf_hub_download(repository, companion)
             return path if not name.endswith(".index.json") else _download_parts(repository, path)
+        except GatedRepoError:
+            raise
+        except RepositoryNotFoundError:
+            if place == (card.hub_id, *card.also_at)[-1]:
+                raise
+            return None
         except EntryNotFoundError:
             continue
-        except GatedRepoError:
-            token = "your token has no access yet" if settings().has_token else "no token is set"
-            raise advice(card, f"the hub asks for an agreement and {token}") from None
-        except RepositoryNotFoundError:
-            raise advice(card, "the hub does not show it, which may also mean that a token is missing") from None
-        except (HfHubHTTPError, OSError) as error:
-            raise advice(card, f"the hub cannot be reached ({type(error).__name__})") from None
-    raise advice(card, f"the hub has none of {', '.join(names)}")
+    return None
 
 
 def _download_parts(repository: str, index: Path) -> Path:

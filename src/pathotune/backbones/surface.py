@@ -178,7 +178,8 @@ class Backbone(nn.Module):
         """Several rows of `attention_row` by name, from one projection of the keys."""
         self._needs_tokens("attention_row")
         positions = torch.arange(tokens.shape[1], device=tokens.device)
-        default = slice(0, 1) if self.has_class_token else slice(self.prefix_tokens + extra, None)
+        first = self.card.class_index
+        default = slice(first, first + 1) if self.has_class_token else slice(self.prefix_tokens + extra, None)
         wanted = {name: positions[default if rows is None else rows] for name, rows in queries.items()}
         with torch.autocast(tokens.device.type, enabled=False):
             every_row = torch.cat(list(wanted.values()))
@@ -244,6 +245,8 @@ class Backbone(nn.Module):
             pooled = torch.cat([cls, patches.mean(dim=1)], dim=-1)
         elif self.card.pooling == "avg":
             pooled = patches.mean(dim=1)
+        elif self.card.pooling == "attn_pool":
+            pooled = tokens
         else:
             pooled = cls
         return pooled if self.head is None else self.head(pooled)

@@ -29,4 +29,4 @@ class Pooled(Backbone):
 
     @property
     def is_dynamic(self) -> bool:
-        return bool(self.card.arguments.get("any_size", False))
+        return self.card.any_size

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
+from timm.models.vision_transformer import checkpoint_filter_fn
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pathotune.backbones.card import BackboneCard
 from pathotune.backbones.surface import Backbone, Features, float32, heads_first
+from pathotune.backbones.weights import refuse_misfits
 from pathotune.errors import WeightsRefused
 
 # What timm pools by itself for each pooling of a card.
-_TIMM_POOL = {"cls": "token", "head": "token", "avg": "avg", "cls+mean_patch": "token"}
+_TIMM_POOL = {"cls": "token", "head": "token", "avg": "avg", "cls+mean_patch": "token", "attn_pool": "token"}
 
 
 class TimmTransformer(Backbone):
@@ -49,8 +53,8 @@ class TimmTransformer(Backbone):
         net = self._net
         tokens = net.norm(tokens)  # (b, prefix + patches, C)
         patches = tokens[:, self.prefix_tokens :]
-        cls = tokens[:, 0] if self.has_class_token else patches.mean(dim=1)
-        if self.card.pooling == "cls+mean_patch":
+        cls = tokens[:, self.card.class_index] if self.has_class_token else patches.mean(dim=1)
+        if self.card.pooling in {"cls+mean_patch", "attn_pool"}:
             return Features(self._pool(tokens, cls, patches), cls, patches)
         pooled = net.forward_head(tokens)
         return Features(pooled if self.head is None else self.head(pooled), cls, patches)
@@ -72,6 +76,16 @@ class TimmTransformer(Backbone):
     @property
     def has_class_token(self) -> bool:
         return self._net.cls_token is not None
+
+    def load_tensors(self, tensors: Mapping[str, Tensor], source: Path) -> None:
+        if self.card.convert == "timm":
+            positions = tensors.get("pos_embed")
+            patches = self._net.patch_embed.num_patches
+            # timm would stretch positions that do not fit; a file for another image size is refused instead.
+            if positions is not None and positions.shape[1] not in {patches, patches + 1, patches + self.prefix_tokens}:
+                refuse_misfits(self.card, source.name, (), (), [f"pos_embed {tuple(positions.shape)}"])
+            tensors = checkpoint_filter_fn(dict(tensors), self._net)
+        super().load_tensors(tensors, source)
 
     def modules_by_role(self) -> dict[str, list[nn.Module]]:
         roles: dict[str, list[nn.Module]] = {"qkv": [], "proj": [], "mlp": [], "norm": []}
