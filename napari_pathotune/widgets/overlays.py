@@ -18,7 +18,7 @@ from napari_pathotune.layers import (
     probability_name,
 )
 from napari_pathotune.session import Place, Result, Session
-from napari_pathotune.widgets.parts import clear, combo, heading, named, swatch, text_label
+from napari_pathotune.widgets.parts import clear, combo, heading, named, swatch, text_label, thousands
 
 HIDE_KEY = "H"
 
@@ -210,7 +210,7 @@ def place_text(place: Place | None) -> str:
     """What lies under the cursor, in one line."""
     if place is None:
         return ""
-    where = f"x {place.x_um:,.0f} µm, y {place.y_um:,.0f} µm".replace(",", " ").replace("  ", ", ")
+    where = f"x {thousands(place.x_um)} µm, y {thousands(place.y_um)} µm"
     if place.reading is None:
         return where
     reading = place.reading

@@ -70,8 +70,9 @@ class Card(QFrame):
 
     def __init__(self, name: str) -> None:
         super().__init__()
-        self.setFrameShape(QFrame.Shape.StyledPanel)
         self.setObjectName("pathotune_card")
+        # A grey that is seen on dark and light themes; napari's own style draws no frame.
+        self.setStyleSheet("#pathotune_card { border: 1px solid rgba(128, 128, 128, 140); border-radius: 3px; }")
         self.setAccessibleName(name)
         self._label = text_label()
         self._label.setTextFormat(Qt.TextFormat.RichText)
@@ -154,3 +155,8 @@ def swatch_html(color: tuple[int, int, int]) -> str:
     """The same square for rich text."""
     red, green, blue = color
     return f'<span style="background-color: rgb({red},{green},{blue});">&nbsp;&nbsp;&nbsp;</span>'
+
+
+def thousands(number: float) -> str:
+    """A whole number with narrow spaces between thousands."""
+    return f"{number:,.0f}".replace(",", "\u202f")

@@ -7,7 +7,7 @@ from qtpy.QtWidgets import QHBoxLayout, QProgressBar, QVBoxLayout, QWidget
 
 from napari_pathotune import compat
 from napari_pathotune.session import JobState, Session
-from napari_pathotune.widgets.parts import button, named, text_label
+from napari_pathotune.widgets.parts import button, named, text_label, thousands
 from napari_pathotune.workers import JobRunner
 
 
@@ -72,9 +72,9 @@ def progress_text(job: JobState) -> str:
         return "Cancelled. What was done is kept."
     if job.stage == "done":
         return done_text(job)
-    parts = [f"{job.phase[:1].upper()}{job.phase[1:]}" if job.phase else "", f"{job.done:,} of {job.total:,} {job.unit}"]
+    parts = [f"{job.phase[:1].upper()}{job.phase[1:]}" if job.phase else "", f"{thousands(job.done)} of {thousands(job.total)} {job.unit}"]
     if job.rate:
-        parts.append(f"{job.rate:,.0f} {job.unit}/s" if job.rate >= 10 else f"{job.rate:.1f} {job.unit}/s")
+        parts.append(f"{thousands(job.rate)} {job.unit}/s" if job.rate >= 10 else f"{job.rate:.1f} {job.unit}/s")
     if job.seconds_left is not None:
         parts.append(f"{duration(job.seconds_left)} left")
     if job.text:
@@ -93,7 +93,7 @@ def done_text(job: JobState) -> str:
         judged = f" Balanced accuracy on held-out regions: {accuracy:.2f}." if isinstance(accuracy, int | float) else ""
         return f"Tuned{took}.{judged} Ready to predict."
     tiles = result.get("tiles")
-    many = f"{tiles:,} tiles predicted" if isinstance(tiles, int) else "Predicted"
+    many = f"{thousands(tiles)} tiles predicted" if isinstance(tiles, int) else "Predicted"
     return f"{many}{took}."
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from html import escape
 
 from qtpy.QtCore import QSignalBlocker
-from qtpy.QtWidgets import QDoubleSpinBox, QFrame, QHBoxLayout, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QDoubleSpinBox, QFrame, QHBoxLayout, QSizePolicy, QVBoxLayout, QWidget
 
 from napari_pathotune import compat
 from napari_pathotune.session import Session
-from napari_pathotune.widgets.parts import button, combo, named, text_label
+from napari_pathotune.widgets.parts import button, combo, named, text_label, thousands
 
 
 class SlidePanel(QWidget):
@@ -26,6 +26,7 @@ class SlidePanel(QWidget):
         layout.setSpacing(3)
         for widget in (self.choice, self.facts, self.question):
             layout.addWidget(widget)
+        self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Maximum)
         self.choice.activated.connect(self._on_choice_activated)
         session.slides_changed.connect(self.refresh)
         session.active_changed.connect(self.refresh)
@@ -33,7 +34,8 @@ class SlidePanel(QWidget):
 
     def _make_question(self) -> QFrame:
         frame = QFrame()
-        frame.setFrameShape(QFrame.Shape.StyledPanel)
+        frame.setObjectName("pathotune_question")
+        frame.setStyleSheet("#pathotune_question { border: 2px solid rgb(230, 159, 0); border-radius: 3px; }")
         text = text_label(
             "<b>How large is a pixel?</b> This file does not say. State it once (0.25 is a usual 40× scan, 0.5 a 20× "
             "one); the answer is remembered."
@@ -71,14 +73,15 @@ class SlidePanel(QWidget):
             self.facts.setText("No slide is open. Drop one on the canvas, or use File ▸ Open.")
             self.question.setVisible(False)
             return
-        size = f"{slide.width_px0:,} × {slide.height_px0:,} px".replace(",", " ")
+        size = f"{thousands(slide.width_px0)} × {thousands(slide.height_px0)} px"
         parts = [size]
         if slide.mpp is not None:
             width_mm, height_mm = slide.width_px0 * slide.mpp.x / 1000, slide.height_px0 * slide.mpp.y / 1000
             parts = [f"{width_mm:.1f} × {height_mm:.1f} mm", f"{slide.mpp.mean:.4g} µm per pixel", size]
         if slide.objective_power:
             parts.insert(0, f"{slide.objective_power:g}×")
-        self.facts.setText(escape(" · ".join(parts)))
+        # A fact is not broken over two lines.
+        self.facts.setText(" · ".join(escape(part).replace(" ", "\u00a0") for part in parts))
         source = slide.mpp.source if slide.mpp is not None else "not known"
         self.facts.setToolTip(f"{slide.path}\nRead by {slide.reader}; pixel size: {source}.")
         self.question.setVisible(slide.mpp is None)

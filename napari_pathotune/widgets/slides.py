@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     import napari
 
 SUFFIXES = (".svs", ".ndpi", ".tif", ".tiff", ".scn", ".bif", ".mrxs", ".vms", ".vmu", ".svslide", ".zarr")
-PICTURES = (".png", ".jpg", ".jpeg")
 STORE_SUFFIX = ".pathotune.zarr"
 
 
@@ -106,15 +105,14 @@ class SlideList(QWidget):
 
 
 def slides_in(folder: Path) -> list[Path]:
-    """The slides of a folder, by name; pictures and prediction stores do not count."""
-    return sorted(
-        (
-            path
-            for path in folder.iterdir()
-            if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and not path.name.endswith(STORE_SUFFIX)
-        ),
-        key=lambda path: path.name.lower(),
-    )
+    """The slides of a folder, by name; pictures and prediction stores do not count, folders of DICOM files do."""
+
+    def is_slide(path: Path) -> bool:
+        if path.name.startswith(".") or path.name.endswith(STORE_SUFFIX):
+            return False
+        return path.suffix.lower() in SUFFIXES or (path.is_dir() and next(path.glob("*.dcm"), None) is not None)
+
+    return sorted(filter(is_slide, folder.iterdir()), key=lambda path: path.name.lower())
 
 
 def bind_step_keys(viewer: Any, target: SlideList) -> None:

@@ -103,7 +103,7 @@ class TunePanel(QWidget):
     def _fill(self) -> None:
         from pathotune.backbones import all_cards
         from pathotune.methods import METHODS
-        from pathotune.tasks import task_names, load_task
+        from pathotune.tasks import load_task, task_names
 
         self.task.addItem("The classes I draw", OWN_CLASSES)
         for name in task_names():
@@ -370,7 +370,7 @@ def backbone_lines(card: BackboneCard) -> list[str]:
     known = card.facts()
     size = f"{card.params_m:g} M parameters" if card.params_m else ""
     reads = f"reads at {card.mpp:g} µm per pixel" if card.mpp else ""
-    lines = [escape(" · ".join(part for part in (size, reads) if part))]
+    lines = [" · ".join(escape(part).replace(" ", "\u00a0") for part in (size, reads) if part)]
     limits = [card.licence or "licence not stated"]
     if card.non_commercial:
         limits.append("no commercial use")

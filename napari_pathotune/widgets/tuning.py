@@ -51,7 +51,7 @@ class TuningPanel(QWidget):
         paths = list(dict.fromkeys([*self._others, *found]))
         with QSignalBlocker(self.choice):
             self.choice.clear()
-            self.choice.addItem("Choose a tuning…" if paths else "No tuning yet: make one under Tune", "")
+            self.choice.addItem("Choose a tuning…" if paths else "None yet", "")
             for path in paths:
                 self.choice.addItem(path.name.removesuffix(".safetensors").removesuffix(".pathotune"), str(path))
             tuning = self.session.tuning
