@@ -1,0 +1,72 @@
+"""Tiny frozen backbones with random weights, one of each kind, for every stage's tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from pathotune.backbones import load_backbone
+from pathotune.backbones.card import BackboneCard
+from pathotune.backbones.surface import Backbone
+
+SMALL = {"img_size": 64, "embed_dim": 48, "depth": 3, "num_heads": 3}
+KINDS: dict[str, dict[str, object]] = {
+    "plain": {"architecture": "vit_tiny_patch16_224", "prefix_tokens": 1, "arguments": SMALL},
+    "registers": {
+        "architecture": "vit_tiny_patch16_224",
+        "prefix_tokens": 5,
+        "pooling": "cls+mean_patch",
+        "output_dim": 96,
+        "arguments": {**SMALL, "reg_tokens": 4, "global_pool": "token"},
+    },
+    "rotary": {
+        "architecture": "vit_small_patch16_dinov3",
+        "prefix_tokens": 5,
+        "arguments": {**SMALL, "global_pool": "token"},
+    },
+    "convolutional": {
+        "architecture": "test_resnet",
+        "prefix_tokens": 0,
+        "arguments": {},
+        "pooling": "gap",
+        "embed_dim": 96,
+        "output_dim": 96,
+        "takes_prompts": False,
+    },
+}
+
+
+def tiny_card(kind: str) -> BackboneCard:
+    """The card of a tiny model of that kind: 64 px images, 16 px patches, tokens 48 wide, 3 blocks."""
+    facts: dict[str, object] = {
+        "name": f"tiny-{kind}",
+        "title": f"Tiny {kind}",
+        "kind": "tile",
+        "loader": "timm",
+        "embed_dim": 48,
+        "output_dim": 48,
+        "depth": 3,
+        "num_heads": 3,
+        "patch_size": 16,
+        "image_size": 64,
+        "tile_px": 64,
+        "mpp": 0.5,
+        "mean": (0.5, 0.5, 0.5),
+        "std": (0.5, 0.5, 0.5),
+        "pooling": "cls",
+        "licence": "CC0-1.0",
+        "takes_prompts": True,
+        **KINDS[kind],
+    }
+    return BackboneCard(**facts)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="session")
+def tiny_backbone() -> Callable[..., Backbone]:
+    """A function that gives a fresh tiny backbone: `tiny_backbone("rotary", seed=1)`."""
+
+    def make(kind: str = "plain", seed: int = 0) -> Backbone:
+        return load_backbone(tiny_card(kind), random_seed=seed)
+
+    return make
