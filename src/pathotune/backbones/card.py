@@ -244,7 +244,13 @@ def _check(card: BackboneCard, path: Path) -> None:
 
     if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", card.name):
         raise wrong("name", "use small letters, digits, points and hyphens")
-    for key, choices in (("kind", KINDS), ("loader", LOADERS), ("pooling", POOLINGS), ("verified", VERIFIED), ("convert", ("", "timm"))):
+    for key, choices in (
+        ("kind", KINDS),
+        ("loader", LOADERS),
+        ("pooling", POOLINGS),
+        ("verified", VERIFIED),
+        ("convert", ("", "timm")),
+    ):
         if getattr(card, key) not in choices:
             raise wrong(key, f"choose one of {', '.join(choices)}")
     for key in ("embed_dim", "output_dim", "depth", "num_heads", "patch_size", "image_size", "tile_px"):

@@ -203,9 +203,7 @@ class Backbone(nn.Module):
     def _finish(self, tokens: Tensor) -> Features:
         raise NotImplementedError
 
-    def _queries_and_keys(
-        self, index: int, tokens: Tensor, extra: int, rows: Tensor
-    ) -> tuple[Tensor, Tensor, float]:
+    def _queries_and_keys(self, index: int, tokens: Tensor, extra: int, rows: Tensor) -> tuple[Tensor, Tensor, float]:
         """Queries of those positions (b, heads, rows, d), keys of all (b, heads, n, d), and what scales the product."""
         raise NotImplementedError
 

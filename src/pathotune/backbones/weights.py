@@ -116,7 +116,9 @@ def refuse_misfits(
         )
 
 
-def load_strictly(module: torch.nn.Module, tensors: Mapping[str, torch.Tensor], card: BackboneCard, source: str) -> None:
+def load_strictly(
+    module: torch.nn.Module, tensors: Mapping[str, torch.Tensor], card: BackboneCard, source: str
+) -> None:
     """Copy tensors into a module; every name and shape has to match both ways."""
     import torch
 

@@ -71,9 +71,7 @@ class ClipTower(Backbone):
             pooled = pooled @ self._net.proj
         return Features(pooled, normed[:, 0], normed[:, 1:])
 
-    def _queries_and_keys(
-        self, index: int, tokens: Tensor, extra: int, rows: Tensor
-    ) -> tuple[Tensor, Tensor, float]:
+    def _queries_and_keys(self, index: int, tokens: Tensor, extra: int, rows: Tensor) -> tuple[Tensor, Tensor, float]:
         block = self._blocks[index]
         tokens = float32(block.ln_1, tokens)
         weight, bias = block.attn.in_proj_weight.float(), block.attn.in_proj_bias.float()

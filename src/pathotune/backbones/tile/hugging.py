@@ -120,9 +120,7 @@ class HuggingTransformer(Backbone):
             return Features(self.network.visual_projection(cls), cls, patches)
         return Features(self._core.head(normed), cls, patches)
 
-    def _queries_and_keys(
-        self, index: int, tokens: Tensor, extra: int, rows: Tensor
-    ) -> tuple[Tensor, Tensor, float]:
+    def _queries_and_keys(self, index: int, tokens: Tensor, extra: int, rows: Tensor) -> tuple[Tensor, Tensor, float]:
         layer = self._layers[index]
         tokens = float32(_part(layer, "norm1", "layernorm_before", "layer_norm1"), tokens)
         attention = _part(layer, "attention", "self_attn")
@@ -149,6 +147,7 @@ class HuggingTransformer(Backbone):
     def load_tensors(self, tensors: Mapping[str, Tensor], source: Path) -> None:
         """Through from_pretrained, which knows the names of older releases; every difference refuses."""
         config = _config(self.card, _published(self.card, source.parent))
+        transformers.utils.logging.disable_progress_bar()
         own = {name: value.float() for name, value in rename(tensors, self.card).items()}
         heads = {name[5:]: own.pop(name) for name in list(own) if self.head is not None and name.startswith("head.")}
         network, report = _model_class(self.card).from_pretrained(

@@ -59,9 +59,7 @@ class TimmTransformer(Backbone):
         pooled = net.forward_head(tokens)
         return Features(pooled if self.head is None else self.head(pooled), cls, patches)
 
-    def _queries_and_keys(
-        self, index: int, tokens: Tensor, extra: int, rows: Tensor
-    ) -> tuple[Tensor, Tensor, float]:
+    def _queries_and_keys(self, index: int, tokens: Tensor, extra: int, rows: Tensor) -> tuple[Tensor, Tensor, float]:
         block = self._net.blocks[index]
         attention, width = block.attn, block.attn.qkv.weight.shape[0] // 3
         tokens = float32(block.norm1, tokens)
@@ -132,9 +130,12 @@ class TimmRotary(TimmTransformer):
         patches = tokens.shape[1] - self.prefix_tokens - extra
         key = (patches, extra, tokens.device)
         if key not in self._rotations:
-            rotation = rope.get_embed(shape=self._grid_of(patches))
-            sines = rotation.new_zeros(extra, rotation.shape[-1] // 2)
-            self._rotations[key] = torch.cat([torch.cat([sines, sines + 1], dim=-1), rotation]) if extra else rotation
+            # Made as an ordinary tensor even in inference mode, because a later tuning needs it for its gradients.
+            with torch.inference_mode(False), torch.no_grad():
+                rotation = rope.get_embed(shape=self._grid_of(patches))
+                sines = rotation.new_zeros(extra, rotation.shape[-1] // 2)
+                still = torch.cat([sines, sines + 1], dim=-1)
+                self._rotations[key] = torch.cat([still, rotation]) if extra else rotation
         return self._rotations[key]
 
     def _grid_of(self, patches: int) -> tuple[int, int]:
@@ -146,9 +147,7 @@ class TimmRotary(TimmTransformer):
             raise WeightsRefused(f"{patches} patches are not a square image; {self.card.title} needs square tiles.")
         return side, side
 
-    def _queries_and_keys(
-        self, index: int, tokens: Tensor, extra: int, rows: Tensor
-    ) -> tuple[Tensor, Tensor, float]:
+    def _queries_and_keys(self, index: int, tokens: Tensor, extra: int, rows: Tensor) -> tuple[Tensor, Tensor, float]:
         from timm.layers import apply_rot_embed_cat
 
         block = self._net.blocks[index]
