@@ -76,7 +76,7 @@ class Stain:
             density = blue * np.float32(self.nuclear[channel])
             if self.immuno:
                 density += pink * marker * np.float32(self.marker[channel])
-                density += pink * np.float32(0.18 * (self.matrix[channel] + self.nuclear[channel]))
+                density += pink * np.float32(0.26 * (self.matrix[channel] + self.nuclear[channel]))
             else:
                 density += pink * np.float32(self.matrix[channel])
             rgb[..., channel] = np.clip(np.float32(self.white[channel]) * np.exp(-density) + 0.5, 0, 255)

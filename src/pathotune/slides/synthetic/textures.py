@@ -249,9 +249,9 @@ def adipose(ground: Ground) -> Dyes:
     """Empty fat cells with thin walls, and flat nuclei pressed into the corners."""
     x, y = ground.places(62.0, jitter=0.30)
     gap_um, corner_um = _cell_walls(ground, x, y)
-    wall = np.clip((np.float32(0.95) - gap_um) / np.float32(ground.mpp) + np.float32(0.5), 0, 1)
-    wall = np.maximum(wall, np.clip((np.float32(3.2) - corner_um) / np.float32(2), 0, 1) * np.float32(0.8))
-    matrix = wall * (np.float32(0.5) + np.float32(0.1) * ground.noise(1.0, 4.0))
+    wall = np.clip((np.float32(1.15) - gap_um) / np.float32(ground.mpp) + np.float32(0.5), 0, 1)
+    wall = np.maximum(wall, np.clip((np.float32(3.6) - corner_um) / np.float32(2), 0, 1) * np.float32(0.8))
+    matrix = wall * (np.float32(0.6) + np.float32(0.1) * ground.noise(1.0, 4.0))
     matrix += np.float32(0.012)
     dots = np.zeros_like(matrix)
     nx, ny = ground.places(15.0, jitter=0.5)

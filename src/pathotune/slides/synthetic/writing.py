@@ -85,11 +85,12 @@ def _write(
     import tifffile
 
     reducers: list[_Reducer] = []
-    width, height = slide.width_px0, slide.height_px0
+    above, size = 1.0, (slide.width_px0, slide.height_px0)
     for ratio in ratios:
-        size = max(1, round(slide.width_px0 / ratio)), max(1, round(slide.height_px0 / ratio))
-        reducers.append(_Reducer((width, height), size))
-        width, height = size
+        source = size
+        exact, size = _level(slide, ratio)
+        reducers.append(_Reducer(source, size, exact / above))
+        above = exact
     estimated = slide.width_px0 * slide.height_px0 * 3
     with tifffile.TiffWriter(path, bigtiff=estimated > 2**32) as tiff, ThreadPoolExecutor(threads) as pool:
         strips = _strips(slide, tile, pool, reducers)
@@ -116,10 +117,18 @@ def _write(
             )
 
 
+def _level(slide: SyntheticSlide, ratio: float) -> tuple[float, tuple[int, int]]:
+    """The exact scale of a level and its (width, height): a whole ratio as it is, another by the longer side."""
+    longer = max(slide.width_px0, slide.height_px0)
+    exact = ratio if ratio == int(ratio) else longer / max(1, round(longer / ratio))
+    width, height = (max(1, int(side / exact + 1e-6)) for side in (slide.width_px0, slide.height_px0))
+    return exact, (width, height)
+
+
 def _page_options(tile: int, quality: int, threads: int) -> dict[str, Any]:
     options: dict[str, Any] = {"tile": (tile, tile), "metadata": None, "maxworkers": threads, "software": "pathotune"}
     if quality:
-        options.update(photometric="ycbcr", compression="jpeg", compressionargs={"level": quality}, subsampling=(2, 2))
+        options.update(photometric="rgb", compression="jpeg", compressionargs={"level": quality}, subsampling=(2, 2))
     else:
         options.update(photometric="rgb", compression="adobe_deflate")
     return options
@@ -127,9 +136,9 @@ def _page_options(tile: int, quality: int, threads: int) -> dict[str, Any]:
 
 def _resolution(mpp: float | None) -> dict[str, Any]:
     if mpp is None:
-        return {}
+        return {"resolutionunit": "NONE"}
     # Written as a fraction of integers: this many pixels in a centimetre.
-    per_centimetre = round(10_000_000), round(mpp * 1000)
+    per_centimetre = 10_000_000, round(mpp * 1000)
     if abs(per_centimetre[1] / 1000 - mpp) > 1e-9:
         per_centimetre = 1_000_000_000, round(mpp * 100_000)
     return {"resolution": (per_centimetre, per_centimetre), "resolutionunit": "CENTIMETER"}
@@ -192,12 +201,13 @@ class _Reducer:
     Parameters
     ----------
     source, size : (width, height) of the level above and of this one.
+    ratio : pixels of the level above per pixel of this one.
     """
 
-    def __init__(self, source: tuple[int, int], size: tuple[int, int]) -> None:
+    def __init__(self, source: tuple[int, int], size: tuple[int, int], ratio: float) -> None:
         self.source_width, self.source_height = source
         self.width, self.height = size
-        self._ratio = self.source_height / self.height
+        self._ratio = ratio
         self._kept: list[Pixels] = []
         self._kept_from, self._kept_rows, self._done = 0, 0, 0
         shape = (self.height, self.width, 3)
@@ -225,7 +235,7 @@ class _Reducer:
         box = (
             0.0,
             self._done * self._ratio - self._kept_from,
-            float(self.source_width),
+            min(self.width * self._ratio, float(self.source_width)),
             min(ready * self._ratio - self._kept_from, float(len(above))),
         )
         small = Image.fromarray(above).resize((self.width, ready - self._done), Image.Resampling.HAMMING, box=box)
