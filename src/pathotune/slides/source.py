@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -98,16 +99,17 @@ def level_downsample(width_px0: int, height_px0: int, width: int, height: int) -
     """Level-0 pixels per pixel of a level, exact where the sizes allow it.
 
     Writers round the sizes of their levels down or up, so the ratio of the sizes is not the scale: 2967/741 is 4.004
-    for a level reduced by 4. Where a whole number explains both sizes to less than one pixel, it is taken; else the
-    ratio of the longer side, whose rounding weighs least.
+    for a level reduced by 4. Where a whole number explains both sizes to less than one pixel, it is taken (a power of
+    two first, as several numbers explain a tiny level); else the ratio of the longer side, whose rounding weighs least.
     """
     longer, shorter = (width_px0, width), (height_px0, height)
     if height_px0 > width_px0:
         longer, shorter = shorter, longer
-    whole = max(1, round(longer[0] / longer[1]))
-    if abs(longer[0] / whole - longer[1]) < 1 and abs(shorter[0] / whole - shorter[1]) < 1:
-        return float(whole)
-    return longer[0] / longer[1]
+    ratio = longer[0] / longer[1]
+    for whole in (2 ** round(math.log2(ratio)), max(1, round(ratio))):
+        if abs(longer[0] / whole - longer[1]) < 1 and abs(shorter[0] / whole - shorter[1]) < 1:
+            return float(whole)
+    return ratio
 
 
 def make_levels(

@@ -160,8 +160,10 @@ def _lower_levels(file: Any, main: Any) -> list[Any]:
     first = main.pages[0].keyframe
     for series in file.series:
         frame = series.pages[0].keyframe
-        is_marked = frame.is_reduced or frame.is_subifd or (frame.is_tiled and frame.tilewidth == first.tilewidth)
-        if series is not main and is_marked and len(series.pages) == 1 and _is_smaller_copy(frame, first, series.name):
+        is_marked = frame.is_reduced and not any(word in series.name.lower() for word in NOT_LEVELS)
+        # By its tiles alone: tifffile calls the second page of every SVS the thumbnail, also where it is a level.
+        is_alike = frame.is_tiled and frame.tilewidth == first.tilewidth
+        if series is not main and (is_marked or is_alike) and _is_smaller_copy(series, first):
             lower += series.levels
     sizes = {
         (level.pages[0].keyframe.imagewidth, level.pages[0].keyframe.imagelength): level for level in reversed(lower)
@@ -170,11 +172,12 @@ def _lower_levels(file: Any, main: Any) -> list[Any]:
     return [sizes[size] for size in sorted(sizes, reverse=True)]
 
 
-def _is_smaller_copy(frame: Any, first: Any, name: str) -> bool:
+def _is_smaller_copy(series: Any, first: Any) -> bool:
+    frame = series.pages[0].keyframe
     ratio = frame.imagewidth / first.imagewidth
     same_shape = abs(frame.imagelength - first.imagelength * ratio) <= 1 + first.imagelength / first.imagewidth
     same_kind = frame.samplesperpixel == first.samplesperpixel and frame.dtype == first.dtype
-    return bool(ratio < 1 and same_shape and same_kind and not any(word in name.lower() for word in NOT_LEVELS))
+    return bool(ratio < 1 and same_shape and same_kind and len(series.pages) == 1)
 
 
 def _other_series(file: Any, used: list[Any]) -> dict[str, Any]:
