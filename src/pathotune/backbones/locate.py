@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 from pathlib import Path
 
 from pathotune.backbones.card import BackboneCard
@@ -143,6 +144,9 @@ def _download(card: BackboneCard) -> Path:
         raise advice(card, "downloads are switched off here")
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 
+    if not _hub_answers():
+        raise advice(card, "the hub cannot be reached from here")
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     try:
         for place in (card.hub_id, *card.also_at):
             found = _first_of(card, place)
@@ -158,10 +162,32 @@ def _download(card: BackboneCard) -> Path:
     raise advice(card, f"the hub has none of {', '.join(_hub_names(card, card.hub_id)[1])}")
 
 
+def _hub_answers() -> bool:
+    """Whether the hub's name is known here, so that nobody waits half a minute for five attempts in vain."""
+    import socket
+    from urllib.parse import urlsplit
+    from urllib.request import getproxies
+
+    from huggingface_hub.constants import ENDPOINT
+
+    if getproxies():
+        return True
+    try:
+        socket.getaddrinfo(urlsplit(ENDPOINT).hostname, 443)
+    except OSError:
+        return False
+    return True
+
+
 def _first_of(card: BackboneCard, place: str) -> Path | None:
     """The first of the card's files that the repository has, with the configuration that belongs to it."""
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, RepositoryNotFoundError
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        GatedRepoError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
 
     repository, names = _hub_names(card, place)
     for name in names:
@@ -170,6 +196,8 @@ def _first_of(card: BackboneCard, place: str) -> Path | None:
             for companion in COMPANIONS.get(card.loader, ()):
                 hf_hub_download(repository, companion)
             return path if not name.endswith(".index.json") else _download_parts(repository, path)
+        except LocalEntryNotFoundError as error:
+            raise ConnectionError("no answer") from error
         except GatedRepoError:
             raise
         except RepositoryNotFoundError:

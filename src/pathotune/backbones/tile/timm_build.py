@@ -46,13 +46,12 @@ def build(card: BackboneCard, depth: int | None = None) -> Backbone:
 
 def build_network(card: BackboneCard, depth: int | None = None) -> nn.Module:
     """timm's own model, no weights fetched."""
-    if card.architecture not in timm.list_models() and not timm.is_model(card.architecture):
+    if not timm.is_model(card.architecture):
         raise BackboneUnavailable(
             f"{card.title} needs timm's model {card.architecture!r}, which timm {timm.__version__} does not have; "
             "install a newer timm."
         )
-    arguments = {key: _layer(key, value) for key, value in card.arguments.items()}
-    arguments.setdefault("num_classes", 0)
+    arguments = timm_arguments(card)
     if depth is not None:
         arguments["depth"] = depth
     entry = timm.model_entrypoint(card.architecture)
@@ -64,6 +63,13 @@ def build_network(card: BackboneCard, depth: int | None = None) -> nn.Module:
             f"({error})."
         ) from None
     return network
+
+
+def timm_arguments(card: BackboneCard) -> dict[str, Any]:
+    """The card's arguments with names of layers turned into classes; without a classifier unless it asks for one."""
+    arguments = {key: _layer(key, value) for key, value in card.arguments.items()}
+    arguments.setdefault("num_classes", 0)
+    return arguments
 
 
 def _layer(key: str, value: Any) -> Any:
