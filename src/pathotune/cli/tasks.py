@@ -35,12 +35,12 @@ def tasks(
 
 def _show(cards: list[dict[str, Any]], is_full: bool) -> None:
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
     from rich.text import Text
 
     console = Console(stderr=True)
     if not is_full:
-        table = Table("task", "what it tells apart", "classes", "organ")
+        table = Table(Column("task", no_wrap=True), "what it tells apart", "classes", "organ")
         for card in cards:
             classes = ", ".join(one["name"] for one in card["classes"])
             table.add_row(Text(card["name"]), Text(card["title"]), Text(classes), Text(card["organ"]))

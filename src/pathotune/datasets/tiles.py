@@ -116,7 +116,7 @@ class TileTable:
             self.class_names,
             fraction=fraction,
             seed=seed,
-            what="patient" if by == "patient" else "slide",
+            what="slide" if by == "slide" else "patient",
         )
         notes = () if any(self.slide) or any(self.patient) or self.is_on_slides else (_ALONE,)
         return Split(free[split.train], free[split.validation], notes)

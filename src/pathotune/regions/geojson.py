@@ -152,7 +152,10 @@ def _polygon(rings: Any) -> BaseGeometry:
 
 def _points(values: Any) -> NDArray[np.float64]:
     """(n, 2) array; a third value (the z some programs write) is dropped."""
-    points = np.asarray(values, dtype=np.float64)
+    try:
+        points = np.asarray(values, dtype=np.float64)
+    except ValueError:  # some points with a third value and some without
+        points = np.asarray([value[:2] for value in values], dtype=np.float64)
     if points.size == 0:
         return np.zeros((0, 2))
     if points.ndim != 2 or points.shape[1] < 2:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -60,29 +60,27 @@ def _stored_offset(ours: dict[str, Any]) -> tuple[float, float] | None:
     return float(offset[0]), float(offset[1])
 
 
-def is_off_slide(boxes: NDArray[np.float64], width: float, height: float) -> NDArray[np.bool_]:
-    """Which boxes (n, 4: x0, y0, x1, y1) have their centre outside a picture of that size."""
+def is_off(boxes: NDArray[np.float64], size: tuple[float, float]) -> NDArray[np.bool_]:
+    """Which boxes (n, 4: x0, y0, x1, y1) have their centre outside a picture of that width and height."""
     x, y = (boxes[:, 0] + boxes[:, 2]) / 2, (boxes[:, 1] + boxes[:, 3]) / 2
-    return np.asarray((x < 0) | (y < 0) | (x > width) | (y > height))
+    return np.asarray((x < 0) | (y < 0) | (x > size[0]) | (y > size[1]))
 
 
-def check_on_slide(
-    regions: Iterable[Region], slide: Slide, offset_px0: tuple[float, float], name: str, is_bounds: bool
-) -> list[str]:
-    """Sentences about the few regions that lie off the slide.
+def check_on_slide(regions: Iterable[Region], slide: Slide, offset_px0: tuple[float, float], name: str) -> list[str]:
+    """Sentences about the few regions that lie off the slide (off its bounds, where coordinates count from those).
 
     Parameters
     ----------
     offset_px0 : what was added to the file's coordinates.
     name : the file's name for the sentences.
-    is_bounds : whether that offset was the slide's bounds (else its canvas).
 
     Raises
     ------
     RegionsOffSlide : more than one in a hundred lie off; the sentence names the likely cause.
     """
-    boxes = total_bounds(regions)
-    off = is_off_slide(boxes, slide.width_px0, slide.height_px0)
+    boxes = total_bounds(regions) - np.tile(offset_px0, 2)
+    size = _size(slide, is_bounds=any(offset_px0))
+    off = is_off(boxes, size)
     if not off.any():
         return []
     few = f"{int(off.sum())} of {len(boxes)} regions in {name} lie off the slide {slide.name}"
@@ -90,33 +88,36 @@ def check_on_slide(
         return [f"{few}; they give no tiles."]
     reach = boxes[:, 2:].max(axis=0)
     raise RegionsOffSlide(
-        f"{few}, which is {slide.width_px0} × {slide.height_px0} pixels, while the regions reach to "
-        f"{reach[0]:.0f}, {reach[1]:.0f}. {likely_cause(boxes, slide, offset_px0, is_bounds)}"
+        f"{few}, which is {size[0]:.0f} × {size[1]:.0f} pixels, while the regions reach to {reach[0]:.0f}, "
+        f"{reach[1]:.0f}. {likely_cause(boxes, slide, is_bounds=any(offset_px0))}"
     )
 
 
-def likely_cause(boxes: NDArray[np.float64], slide: Slide, offset_px0: tuple[float, float], is_bounds: bool) -> str:
-    """Try the usual mistakes on the boxes and say which one would bring them all onto the slide."""
-    width, height = float(slide.width_px0), float(slide.height_px0)
+def likely_cause(boxes: NDArray[np.float64], slide: Slide, *, is_bounds: bool) -> str:
+    """Try the usual mistakes on the boxes, as they stand in the file, and say which one would bring them all on."""
+    size = _size(slide, is_bounds)
 
-    def lands(move: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> bool:
-        return bool(is_off_slide(move(boxes), width, height).mean() <= TOLERATED)
+    def lands(moved: NDArray[np.float64], size: tuple[float, float] = size) -> bool:
+        return bool(is_off(moved, size).mean() <= TOLERATED)
 
-    raw = boxes - np.tile(offset_px0, 2)
-    corner = np.tile(np.asarray(slide.bounds_px0[:2], dtype=float), 2)
-    other = raw if is_bounds else raw + corner
-    if corner.any() and not is_off_slide(other, width, height).any():
+    if any(slide.bounds_px0[:2]) and lands(boxes, _size(slide, not is_bounds)):
         wanted = "canvas" if is_bounds else "bounds"
         return f"They fit with the origin of the slide's {wanted}: read them with --origin {wanted}."
-    if lands(lambda boxes: boxes[:, [1, 0, 3, 2]]):
+    if lands(boxes[:, [1, 0, 3, 2]]):
         return "They fit with x and y swapped: export them with x first, as GeoJSON has it."
-    if lands(lambda boxes: np.stack([boxes[:, 0], -boxes[:, 3], boxes[:, 2], -boxes[:, 1]], axis=1)):
+    if lands(boxes[:, [0, 3, 2, 1]] * [1, -1, 1, -1]):
         return "They fit with the y axis turned over: export them with y pointing down."
-    factors = sorted({*(float(factor) for factor in FACTORS), *(level.downsample for level in slide.levels)})
-    for factor in factors:
-        if factor > 1.05 and lands(lambda boxes, by=factor: boxes / by):  # type: ignore[misc]
+    for factor in sorted({*(float(known) for known in FACTORS), *(level.downsample for level in slide.levels)}):
+        if factor > 1.05 and lands(boxes / factor):
             return (
                 f"They fit when divided by {factor:g}: either they were drawn on a picture {factor:g} times as large, "
                 "or they belong to another slide."
             )
     return "Most likely they belong to another slide: check which slide they were drawn on."
+
+
+def _size(slide: Slide, is_bounds: bool) -> tuple[float, float]:
+    """Width and height of what coordinates count over: the vendor's bounds or the whole canvas."""
+    if is_bounds:
+        return float(slide.bounds_px0[2]), float(slide.bounds_px0[3])
+    return float(slide.width_px0), float(slide.height_px0)

@@ -66,8 +66,7 @@ def read_regions(
     moved = [_moved(region, offset) for region in regions] if any(offset) else regions
     if slide is not None and moved:
         _refuse_parts_of_width(moved, slide, path.name)
-        is_bounds = origin == "bounds" or (origin == "auto" and is_geojson)
-        warnings += check_on_slide(moved, slide, offset, path.name, is_bounds)
+        warnings += check_on_slide(moved, slide, offset, path.name)
     if not moved and not warnings:
         warnings = [f"{path.name} holds no regions."]
     return Regions(moved, str(path), offset, warnings).map_classes(map_classes or {})

@@ -295,11 +295,25 @@ class _Layer:
     def _taken(self, points: NDArray[np.object_], owner: NDArray[np.int64]) -> NDArray[np.int64]:
         """For each point: 0 free, 1 lies in a region that wins over its owner, 2 lies in Ignore*."""
         taken = np.zeros(len(points), dtype=np.int64)
-        which, position = self.tree.query(points, predicate="intersects")
+        which, other = self._winners(points, owner)
+        np.maximum.at(taken, which, np.where(self.is_ignore[other], 2, 1))
+        return taken
+
+    def _winners(
+        self, places: NDArray[np.object_], owner: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Pairs (place, region) where the region touches the place and wins over the place's owner.
+
+        The tree only compares boxes: its own exact test would walk a whole outline for every place, while a prepared
+        outline is asked here, and only where the answer matters.
+        """
+        which, position = self.tree.query(places)
         other = self.owners[position]
         wins = (other != owner[which]) & (self.rank[other] < self.rank[owner[which]])
-        np.maximum.at(taken, which[wins], np.where(self.is_ignore[other[wins]], 2, 1))
-        return taken
+        which, other = which[wins], other[wins]
+        shapely.prepare(self.geometries[np.unique(other)])
+        touches = shapely.intersects(self.geometries[other], places[which])
+        return which[touches], other[touches]
 
     def _is_off_slide(self, centres: FloatArray) -> NDArray[np.bool_]:
         """Tiles of which less than half lies on the slide."""
@@ -356,10 +370,7 @@ class _Layer:
     def _area_of_winners(self, index: int, part: BaseGeometry, boxes: NDArray[np.object_]) -> FloatArray:
         """Area of each tile that lies in this region and in one that wins over it."""
         less = np.zeros(len(boxes))
-        which, position = self.tree.query(boxes, predicate="intersects")
-        other = self.owners[position]
-        wins = (other != index) & (self.rank[other] < self.rank[index])
-        which, other = which[wins], other[wins]
+        which, other = self._winners(boxes, np.full(len(boxes), index))
         order = np.argsort(which, kind="stable")
         which, other = which[order], other[order]
         for start, stop, tile in _runs(which):

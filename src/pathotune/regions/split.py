@@ -72,7 +72,8 @@ def split_tiles(tiles: LabelledTiles, *, by: str = "region", fraction: float = 0
     joined = _joined(tiles, unit)
     is_validation = assign_groups(tiles.label, joined, len(tiles.class_names), fraction, seed)
     if is_validation is not None:
-        return Split(np.flatnonzero(~is_validation), np.flatnonzero(is_validation))
+        train, validation = np.flatnonzero(~is_validation), np.flatnonzero(is_validation)
+        return Split(train, validation, _thin_notes(tiles, validation, fraction))
     notes = []
     is_validation = assign_groups(tiles.label, unit, len(tiles.class_names), fraction, seed)
     split = None if is_validation is None else _without_overlaps(tiles, is_validation)
@@ -85,6 +86,7 @@ def split_tiles(tiles: LabelledTiles, *, by: str = "region", fraction: float = 0
         raise NoTiles(_one_sided(tiles, unit))
     if split.dropped:
         notes.append(f"{split.dropped} training tiles that overlap a validation tile were left out.")
+    notes += _thin_notes(tiles, split.validation, fraction)
     return Split(split.train, split.validation, notes, split.dropped)
 
 
@@ -253,6 +255,17 @@ def _cut_single_regions(tiles: LabelledTiles, unit: Indices, fraction: float) ->
         unit[rows[along >= border]] = unit.max() + 1
         cut.append(label)
     return unit, cut
+
+
+def _thin_notes(tiles: LabelledTiles, validation: Indices, fraction: float) -> list[str]:
+    """A sentence for each class of which regions of very different size leave little to judge by."""
+    kept = np.bincount(tiles.label[validation], minlength=len(tiles.class_names))
+    return [
+        f"Only {kept[label]} of the {count} tiles of {name!r} could be kept for validation, as whole regions go to one "
+        "side: its scores are rough; draw more regions of it."
+        for label, (name, count) in enumerate(tiles.tiles_per_class.items())
+        if kept[label] < fraction * count / 3
+    ]
 
 
 def _cut_note(name: str) -> str:
