@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,6 @@ from napari_pathotune.overlay import ClassGrid
 
 if TYPE_CHECKING:
     from pathotune.inference.predictions import PredictionStore
-    from pathotune.regions.region import Region, Regions
     from pathotune.slides.slide import Slide
 
 LayerData = tuple[Any, dict[str, Any], str]
@@ -28,6 +27,12 @@ DEFAULT_COLOR = (230, 159, 0)
 def facts(layer: Any) -> dict[str, Any]:
     """What we know of a layer, {} for one that is not ours."""
     found = layer.metadata.get(KEY, {})
+    return found if isinstance(found, dict) else {}
+
+
+def facts_of(data: tuple[Any, ...]) -> dict[str, Any]:
+    """The same of a layer data tuple that is no layer yet."""
+    found = data[1].get("metadata", {}).get(KEY, {}) if len(data) > 1 else {}
     return found if isinstance(found, dict) else {}
 
 
@@ -112,19 +117,20 @@ def attention_layer(
     levels: Sequence[Any],
     placement: tuple[tuple[float, float], tuple[float, float]],
     store_path: str | Path,
-    source: str,
+    sources: Sequence[str],
     title: str,
     slide_path: str | Path,
 ) -> LayerData:
-    """One source of attention as a hidden heat map.
+    """The first source of attention as a hidden heat map; the dock can switch it to the others.
 
     Parameters
     ----------
     levels : arrays (y, x), finest first.
     placement : (y, x) scale and translation in micrometres of the finest.
-    source : "cls", "tvp", "ttp" or "ivp".
+    sources : of "cls", "tvp", "ttp" and "ivp" those the store keeps; `levels` are the first one's.
     """
-    multiscale = len(levels) > 1
+    multiscale, source = len(levels) > 1, sources[0]
+    about = {"kind": "attention", "store": str(store_path), "slide_path": str(slide_path)}
     options = {
         "name": attention_name(source, title),
         "multiscale": multiscale,
@@ -137,9 +143,7 @@ def attention_layer(
         "blending": "translucent",
         "interpolation2d": "linear",
         "visible": False,
-        "metadata": {
-            KEY: {"kind": "attention", "store": str(store_path), "slide_path": str(slide_path), "source": source}
-        },
+        "metadata": {KEY: {**about, "source": source, "sources": tuple(sources)}},
     }
     return (list(levels) if multiscale else levels[0]), options, "image"
 
@@ -171,9 +175,8 @@ def store_layers(store: PredictionStore, slide_path: str | Path, opacity: float 
     found = []
     sources = attention_sources(store)
     if sources:
-        source = sources[0]
-        levels = store.attention_levels(source)
-        found.append(attention_layer(levels, store.placement("attention"), store.path, source, title, slide_path))
+        levels = store.attention_levels(sources[0])
+        found.append(attention_layer(levels, store.placement("attention"), store.path, sources, title, slide_path))
     return found + result_layers(class_grid(store), store.path, title, slide_path, opacity)
 
 

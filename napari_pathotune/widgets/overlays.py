@@ -106,7 +106,7 @@ class OverlayPanel(QWidget):
                 if result.probability is not None:
                     self.heat.addItem(f"Probability of {name}", ("probability", index))
             if result.attention is not None:
-                for source in self._sources(result):
+                for source in facts(result.attention)["sources"]:
                     self.heat.addItem(f"Attention: {SOURCES.get(source, source)}", ("attention", source))
             shown = shown_kind(result)
             wanted = {
@@ -115,9 +115,6 @@ class OverlayPanel(QWidget):
             }.get(shown, "")
             rows = [self.heat.itemData(row) for row in range(self.heat.count())]
             self.heat.setCurrentIndex(next((i for i, row in enumerate(rows) if tuple(row) == (shown, wanted)), 0))
-
-    def _sources(self, result: Result) -> tuple[str, ...]:
-        return tuple(facts(result.attention).get("sources", ())) or (facts(result.attention)["source"],)
 
     def show_place(self, place: Place | None) -> None:
         """Show what lies under the cursor."""

@@ -1,0 +1,237 @@
+"""The dock's panels on a viewer model: what is missing is said, every control is named, jobs are plain data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("qtpy.QtWidgets")
+pytest.importorskip("napari")
+from napari.layers import Shapes  # noqa: E402
+from qtpy.QtWidgets import (  # noqa: E402
+    QAbstractButton,
+    QAbstractSlider,
+    QAbstractSpinBox,
+    QComboBox,
+    QLineEdit,
+    QScrollBar,
+    QTabBar,
+    QWidget,
+)
+
+from napari_pathotune.layers import result_layers, slide_layer  # noqa: E402
+from napari_pathotune.overlay import ClassGrid  # noqa: E402
+from napari_pathotune.session import JobState, session_of  # noqa: E402
+from napari_pathotune.widgets.progress import duration, progress_text  # noqa: E402
+from pathotune.methods.checkpoint import Tuning  # noqa: E402
+from pathotune.tiles import Reading  # noqa: E402
+
+
+@pytest.fixture
+def dock(qapp: Any, viewer: Any) -> Any:
+    from napari_pathotune.widgets.dock import PathoTuneDock
+
+    made = PathoTuneDock(viewer)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def tuning(tmp_path: Path) -> Tuning:
+    made = Tuning(
+        method="linear_probe",
+        config={},
+        task={},
+        classes=[{"name": "Tumor", "color": [200, 0, 0]}, {"name": "Stroma", "color": [0, 160, 0]}],
+        backbone={"name": "pathotune-tiny", "embed_dim": 8, "mpp": 0.5, "licence": "BSD-3-Clause"},
+        reading=Reading(mpp=0.5, tile_px=64, image_px=64),
+        training={"metrics": {"balanced_accuracy": 0.91}},
+    )
+    made.save(tmp_path / "mine.pathotune.safetensors")
+    return made
+
+
+@pytest.fixture
+def open_slide_layer(viewer: Any, add: Any, slide_path: Path) -> Any:
+    from pathotune.slides import open_slide
+
+    return add([slide_layer(open_slide(slide_path))])[0]
+
+
+def square(at: float) -> np.ndarray[Any, Any]:
+    return np.array([[at, at], [at, at + 30], [at + 30, at + 30], [at + 30, at]], float)
+
+
+def test_every_control_has_a_name_and_a_tooltip(dock: Any) -> None:
+    kinds = (QAbstractButton, QComboBox, QLineEdit, QAbstractSlider, QAbstractSpinBox)
+    unnamed = []
+    for control in dock.findChildren(QWidget):
+        inner = isinstance(control.parent(), QAbstractSpinBox | QComboBox | QTabBar) or control.objectName().startswith("qt_")
+        if not isinstance(control, kinds) or isinstance(control, QScrollBar) or inner:
+            continue
+        if not control.accessibleName() or not control.toolTip():
+            unnamed.append((type(control).__name__, control.accessibleName(), getattr(control, "text", str)()))
+    assert not unnamed
+
+
+def test_what_is_missing_is_said_step_by_step(
+    dock: Any, viewer: Any, add: Any, silent_slide_path: Path, tuning: Tuning
+) -> None:
+    from pathotune.slides import open_slide
+
+    assert "Open a slide" in dock.predict.hint.text() and not dock.predict.go.isEnabled()
+    add([slide_layer(open_slide(silent_slide_path))])
+    assert "pixel size" in dock.predict.hint.text() and not dock.slide.question.isHidden()
+    dock.slide.mpp.setValue(0.5)
+    dock.slide.state.click()
+    assert dock.slide.question.isHidden() and "Choose a tuning" in dock.predict.hint.text()
+    dock.session.set_tuning(tuning)
+    assert dock.predict.go.isEnabled() and dock.predict.hint.isHidden()
+    dock.predict.place.setCurrentIndex(dock.predict.place.findData("drawn"))
+    dock.predict.refresh()
+    assert "Draw a region" in dock.predict.hint.text()
+
+
+def test_prediction_on_the_view_is_the_first_choice_and_starts_in_its_middle(
+    dock: Any, open_slide_layer: Any, tuning: Tuning
+) -> None:
+    dock.session.set_tuning(tuning)
+    open_slide_layer.corner_pixels = np.array([[0, 0], [99, 149]])
+    job = dock.predict.job(dock.predict.options)
+    x, y, width, height = job.arguments["region"]
+    assert job.command == "predict" and job.arguments["start_point_px0"] == [x + width / 2, y + height / 2]
+    assert job.arguments["slides"] == [str(dock.session.slide.path)] and job.arguments["stride_px"] == 64
+    assert "slide_mpp" not in job.arguments and "batch_size" not in job.arguments
+
+
+def test_prediction_on_the_drawn_region_follows_the_selected_shape(
+    dock: Any, viewer: Any, open_slide_layer: Any, tuning: Tuning
+) -> None:
+    import shapely
+
+    dock.session.set_tuning(tuning)
+    drawn = viewer.add_shapes([square(10) - 0.25, square(60) - 0.25], shape_type="polygon")
+    drawn.selected_data = {1}
+    dock.predict.place.setCurrentIndex(dock.predict.place.findData("drawn"))
+    polygon = shapely.from_wkt(dock.predict.job(dock.predict.options).arguments["polygon"])
+    assert polygon.equals_exact(shapely.box(120, 120, 180, 180).normalize(), 1e-6) or polygon.equals(
+        shapely.box(120, 120, 180, 180)
+    )
+
+
+def test_a_bad_number_is_said_and_no_job_starts(
+    dock: Any, open_slide_layer: Any, tuning: Tuning, notices: list[str]
+) -> None:
+    dock.session.set_tuning(tuning)
+    dock.predict.form["batch_size"].native.setText("many")
+    dock.predict.predict()
+    assert "Tiles at once" in notices[0] and not dock.session.job.is_active
+
+
+def test_tuning_card_shows_classes_backbone_and_pixel_size(dock: Any, tuning: Tuning) -> None:
+    dock.predict.tuning.load(tuning.path)
+    card = dock.predict.tuning.card.text
+    assert all(word in card for word in ("Tumor", "Stroma", "pathotune-tiny", "0.5 µm", "0.91"))
+    assert dock.predict.tuning.choice.currentText() == "mine"
+
+
+def test_a_file_that_is_no_tuning_is_said(dock: Any, tmp_path: Path, notices: list[str]) -> None:
+    (tmp_path / "x.safetensors").write_bytes(b"no")
+    dock.predict.tuning.load(tmp_path / "x.safetensors")
+    assert "no" in notices[0] and dock.session.tuning is None
+
+
+def test_drawn_classes_are_listed_and_become_a_job(dock: Any, viewer: Any, open_slide_layer: Any) -> None:
+    from pathotune.regions import read_regions
+
+    assert "two classes" in dock.tune.missing()
+    viewer.add_layer(Shapes([square(10), square(60)], shape_type="polygon", name="Tumor", scale=(0.5, 0.5)))
+    viewer.add_layer(Shapes([square(110)], shape_type="polygon", name="Stroma"))
+    viewer.add_layer(Shapes([square(110)], shape_type="polygon", name="Ignore*"))
+    assert {name: count for name, (_, count) in dock.tune.drawn().items()} == {"Tumor": 2, "Stroma": 1}
+    assert dock.tune.missing() == "" and dock.tune.go.isEnabled()
+    job = dock.tune.job()
+    (source,) = job.arguments["sources"]
+    regions = read_regions(source["regions_path"], dock.session.slide)
+    assert sorted(region.class_name for region in regions) == ["Ignore*", "Stroma", "Tumor", "Tumor"]
+    assert regions[0].geometry.bounds[0] == pytest.approx(10.5)
+    assert job.arguments["out"].endswith(".pathotune.safetensors")
+    assert job.arguments["training"]["epochs"] >= 1 and job.arguments["backbone"] == "pathotune-tiny"
+
+
+def test_a_tuning_never_overwrites_another(dock: Any) -> None:
+    from napari_pathotune.widgets.train import free_path
+
+    first = free_path("a b")
+    first.parent.mkdir(parents=True, exist_ok=True)
+    first.touch()
+    assert free_path("a b") != first and free_path("a b").name == "a b-2.pathotune.safetensors"
+
+
+def test_backbone_card_tells_licence_gate_and_presence(dock: Any) -> None:
+    from pathotune.backbones import backbone_card
+
+    for name in ("pathotune-tiny", "uni", "conch"):
+        row = dock.tune.backbone.findData(name)
+        if row < 0:
+            continue
+        dock.tune.backbone.setCurrentIndex(row)
+        card = dock.tune.backbone_card.text
+        assert "Licence" in card and "parameters" in card
+        assert ("On this machine" in card) or not backbone_card(name).loadable
+
+
+def test_choosing_a_task_offers_its_layers(dock: Any, viewer: Any, open_slide_layer: Any) -> None:
+    row = dock.tune.task.findData("lymph-node-metastasis")
+    dock.tune.task.setCurrentIndex(row)
+    assert "Tumor" in dock.tune.task_card.text
+    dock.tune.make_layers.click()
+    assert {"Normal", "Tumor"} <= {layer.name for layer in viewer.layers}
+    dock.tune.make_layers.click()
+    assert len([layer for layer in viewer.layers if layer.name == "Tumor"]) == 1
+
+
+def test_legend_switches_classes_and_opacity_follows_both_ways(
+    dock: Any, viewer: Any, add: Any, open_slide_layer: Any
+) -> None:
+    probabilities = np.zeros((2, 4, 6), np.float32)
+    probabilities[1] = 1
+    grid = ClassGrid(probabilities, ("a", "b"), np.array([[9, 9, 9], [1, 2, 3]]), (50.0, 50.0), (24.75, 24.75))
+    assert dock.overlay.isHidden()
+    add(result_layers(grid, "/r/one.zarr", "t", str(dock.session.slide.path)))
+    result = dock.session.result
+    assert not dock.overlay.isHidden() and dock.overlay.legend.count() == 2
+    dock.overlay.legend.itemAt(1).widget().setChecked(False)
+    assert (grid.rgba[..., 3] == 0).all()
+    dock.overlay.opacity.setValue(30)
+    assert result.classes.opacity == pytest.approx(0.3)
+    result.classes.opacity = 0.8
+    assert dock.overlay.opacity.value() == 80
+    row = dock.overlay.heat.findText("Probability of b")
+    dock.overlay.heat.setCurrentIndex(row)
+    dock.overlay.heat.activated.emit(row)
+    assert result.probability.visible and not result.classes.visible and "of b" in result.probability.name
+    assert np.nanmin(result.probability.data) == 1.0
+
+
+def test_hide_key_hides_while_held(dock: Any, viewer: Any, add: Any, open_slide_layer: Any) -> None:
+    grid = ClassGrid(np.ones((2, 4, 6)) / 2, ("a", "b"), np.zeros((2, 3)), (50.0, 50.0), (24.75, 24.75))
+    add(result_layers(grid, "/r/one.zarr", "t", str(dock.session.slide.path)))
+    classes = dock.session.result.classes
+    held = dock.readout._hold_to_hide(viewer)
+    next(held)
+    assert not classes.visible
+    next(held, None)
+    assert classes.visible and not dock.session.result.probability.visible
+
+
+def test_progress_speaks_plainly() -> None:
+    running = JobState("running", "predict", "predicting", 1200, 4800, "tiles", 61.4, 59.0)
+    text = progress_text(running)
+    assert "61 tiles/s" in text and "59 s left" in text and "of 4" in text
+    assert "12 s" in progress_text(JobState("done", "predict", result={"tiles": 10, "seconds": 12.2}))
+    assert progress_text(JobState()) == "" and "kept" in progress_text(JobState("cancelled"))
+    assert [duration(value) for value in (5, 300, 7200)] == ["5 s", "5 min", "2.0 h"]

@@ -1,0 +1,171 @@
+"""The session follows what comes and goes in a viewer, and the job's events."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("napari")
+from napari.components import ViewerModel  # noqa: E402
+from napari.layers import Shapes  # noqa: E402
+
+from napari_pathotune.layers import facts, result_layers, slide_layer  # noqa: E402
+from napari_pathotune.overlay import ClassGrid  # noqa: E402
+from napari_pathotune.session import Session, session_of  # noqa: E402
+from pathotune import events  # noqa: E402
+
+
+@pytest.fixture
+def slide(slide_path: Path) -> Any:
+    from pathotune.slides import open_slide
+
+    return open_slide(slide_path)
+
+
+def grid() -> ClassGrid:
+    probabilities = np.zeros((2, 4, 6), np.float32)
+    probabilities[1] = 1
+    return ClassGrid(probabilities, ("a", "b"), np.array([[9, 9, 9], [1, 2, 3]]), (50.0, 50.0), (24.75, 24.75))
+
+
+def test_one_session_per_viewer_whatever_the_proxy(viewer: Any) -> None:
+    from napari.utils._proxies import PublicOnlyProxy
+
+    assert session_of(PublicOnlyProxy(viewer)) is session_of(viewer)
+    assert session_of(ViewerModel()) is not session_of(viewer)
+
+
+def test_a_closed_viewer_is_freed() -> None:
+    model = ViewerModel()
+    session, gone = session_of(model), weakref.ref(model)
+    del model
+    gc.collect()
+    assert gone() is None and session.viewer is None
+
+
+def test_slides_come_and_go(viewer: Any, add: Any, slide: Any) -> None:
+    session = session_of(viewer)
+    changes: list[str] = []
+    session.slides_changed.connect(lambda: changes.append("slides"))
+    assert session.slide is None
+    (layer,) = add([slide_layer(slide)])
+    assert session.slide is slide and session.active_layer is layer
+    viewer.layers.remove(layer)
+    assert session.slide is None and changes == ["slides", "slides"]
+
+
+def test_the_selected_slide_is_the_active_one(viewer: Any, add: Any, slide: Any, silent_slide_path: Path) -> None:
+    from pathotune.slides import open_slide
+
+    session = session_of(viewer)
+    first, second = add([slide_layer(slide), slide_layer(open_slide(silent_slide_path))])
+    assert session.active_layer is second
+    viewer.layers.selection.active = first
+    assert session.slide is slide
+
+
+def test_a_stated_pixel_size_moves_the_layer_to_micrometres_and_is_remembered(
+    viewer: Any, add: Any, silent_slide_path: Path
+) -> None:
+    from pathotune.slides import open_slide
+
+    session = session_of(viewer)
+    (layer,) = add([slide_layer(open_slide(silent_slide_path))])
+    session.state_mpp(0.25)
+    assert session.slide.mpp.x == 0.25 and np.allclose(layer.scale, 0.25)
+    assert all("micro" in str(unit) for unit in layer.units)
+    assert open_slide(silent_slide_path).mpp.x == 0.25
+
+
+def test_view_box_is_what_the_canvas_shows(viewer: Any, add: Any, slide: Any) -> None:
+    session = session_of(viewer)
+    assert session.view_box_px0() is None
+    (layer,) = add([slide_layer(slide)])
+    layer.corner_pixels = np.array([[10, 20], [109, 219]])
+    factor = np.asarray(layer.downsample_factors)[layer.data_level][:2] if layer.multiscale else np.ones(2)
+    x, y, width, height = session.view_box_px0()
+    assert (x, y) == (20 * factor[1], 10 * factor[0])
+    assert x + width <= slide.width_px0 and y + height <= slide.height_px0 and width >= 199 * factor[1] - 1
+
+
+def test_results_are_joined_by_their_store_and_found_for_their_slide(viewer: Any, add: Any, slide: Any) -> None:
+    session = session_of(viewer)
+    add([slide_layer(slide)])
+    layers = add(result_layers(grid(), "/r/one.zarr", "t", str(slide.path)))
+    add(result_layers(grid(), "/r/two.zarr", "t", "/another/slide.svs"))
+    assert len(session.results) == 2
+    result = session.result
+    assert result.store == "/r/one.zarr" and set(result.layers) == set(layers)
+    place = session.place_at((30.0, 60.0))
+    assert place.reading.class_name == "b" and place.x_px0 == pytest.approx(120.5)
+    assert session.place_at((-30.0, 60.0)) is None
+    for layer in layers:
+        viewer.layers.remove(layer)
+    assert session.result is None or session.result.store != "/r/one.zarr"
+
+
+def test_a_new_empty_shapes_layer_gets_the_slides_units(viewer: Any, add: Any, slide: Any) -> None:
+    session_of(viewer)
+    (on_slide,) = add([slide_layer(slide)])
+    viewer.add_shapes(name="new")
+    assert viewer.layers["new"].units == on_slide.units
+    viewer.add_layer(Shapes([np.eye(4)[:, :2]], name="hers"))
+    assert not facts(viewer.layers["hers"]), "a layer with content is left as it is"
+
+
+def test_results_are_added_one_layer_a_call_and_the_selection_stays(viewer: Any, add: Any, slide: Any) -> None:
+    session = session_of(viewer)
+    (on_slide,) = add([slide_layer(slide)])
+    viewer.layers.selection.active = on_slide
+    add_next = session.show_result("/r/one.zarr", result_layers(grid(), "/r/one.zarr", "t", str(slide.path)))
+    assert add_next() is True and len(viewer.layers) == 2
+    assert add_next() is False and len(viewer.layers) == 3
+    assert viewer.layers.selection.active is on_slide
+    again = session.show_result("/r/one.zarr", result_layers(grid(), "/r/one.zarr", "t", str(slide.path)))
+    assert again() is False and len(viewer.layers) == 3
+
+
+class TestJob:
+    """Events of a job become the state a panel shows."""
+
+    @pytest.fixture
+    def session(self, viewer: Any) -> Session:
+        session = session_of(viewer)
+
+        class Fake:
+            command = "predict"
+
+        session.start(Fake(), "/s.svs", "Starting…")
+        return session
+
+    def test_steps_then_done(self, session: Session) -> None:
+        assert session.job.stage == "starting" and session.job.is_active
+        session.take(events.Step("predict", 10, 40, rate=5.0, seconds_left=6.0))
+        assert (session.job.stage, session.job.done, session.job.rate) == ("running", 10, 5.0)
+        session.take(events.Finished({"tiles": 40}))
+        assert session.job.stage == "done" and session.job.result == {"tiles": 40} and not session.job.is_active
+
+    def test_cancel_is_not_undone_by_a_late_step_and_ends_as_cancelled(self, session: Session) -> None:
+        session.cancelling()
+        session.take(events.Step("predict", 11, 40))
+        assert session.job.stage == "cancelling"
+        session.take(events.Failed("WorkerDied", "The worker ended."))
+        assert session.job.stage == "cancelled"
+
+    def test_failure_keeps_its_sentence(self, session: Session) -> None:
+        session.take(events.Failed("NoTiles", "There is no tissue here."))
+        assert session.job.stage == "failed" and session.job.text == "There is no tissue here."
+
+    def test_notes_and_shards_are_passed_on(self, session: Session) -> None:
+        seen: list[Any] = []
+        session.noted.connect(lambda level, text: seen.append((level, text)))
+        session.shard_done.connect(seen.append)
+        shard = events.ShardDone("/r/x.zarr", 0, 1, 4, (0.0, 0.0, 9.0, 9.0))
+        session.take(events.Note("Careful.", "warning"))
+        session.take(shard)
+        assert seen == [("warning", "Careful."), shard]

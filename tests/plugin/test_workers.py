@@ -1,0 +1,158 @@
+"""Jobs run elsewhere: their events reach the session by a timer, their shards are painted as they come."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("qtpy.QtCore")
+
+from napari_pathotune import workers  # noqa: E402
+from napari_pathotune.layers import facts, result_layers  # noqa: E402
+from napari_pathotune.overlay import ClassGrid  # noqa: E402
+from napari_pathotune.session import session_of  # noqa: E402
+from pathotune import events  # noqa: E402
+
+STORE = "/results/slide.tuning.pathotune.zarr"
+
+
+class FakeClient:
+    """Stands in for the worker process: gives what the test puts into `events`."""
+
+    def __init__(self) -> None:
+        self.events: list[events.Event] = []
+        self.calls: list[str] = []
+        self.alive = False
+
+    def start(self) -> None:
+        self.alive = True
+        self.calls.append("start")
+
+    def submit(self, job: Any) -> None:
+        self.calls.append("submit")
+
+    def poll(self) -> list[events.Event]:
+        found, self.events = self.events, []
+        return found
+
+    def cancel(self) -> None:
+        self.calls.append("cancel")
+
+    def close(self) -> None:
+        self.alive = False
+        self.calls.append("close")
+
+
+class FakeJob:
+    command = "predict"
+
+
+@pytest.fixture
+def client() -> FakeClient:
+    return FakeClient()
+
+
+@pytest.fixture
+def runner(qapp: Any, viewer: Any, client: FakeClient) -> Any:
+    made = workers.JobRunner(session_of(viewer), make_client=lambda: client)
+    yield made
+    made.close()
+
+
+def empty_grid() -> ClassGrid:
+    probabilities = np.zeros((2, 4, 6), np.float32)
+    return ClassGrid(probabilities, ("a", "b"), np.array([[9, 9, 9], [1, 2, 3]]), (50.0, 50.0), (24.75, 24.75))
+
+
+def test_events_reach_the_session_without_waiting(runner: Any, client: FakeClient, run_loop: Callable[..., bool]) -> None:
+    session = runner.session
+    start = time.perf_counter()
+    runner.submit(FakeJob(), "/s.svs", "Starting…")
+    assert time.perf_counter() - start < 0.05 and client.calls == ["start", "submit"]
+    client.events = [events.Step("predict", n, 100, rate=50.0) for n in range(0, 100, 5)] + [events.Finished({"tiles": 100})]
+    seen: list[str] = []
+    session.job_changed.connect(lambda job: seen.append(job.stage))
+    assert run_loop(2, lambda: session.job.stage == "done")
+    assert len(seen) <= 3, "of progress that has piled up only the newest is drawn"
+
+
+def test_a_second_job_waits_for_the_first(runner: Any, client: FakeClient, notices: list[str]) -> None:
+    runner.submit(FakeJob(), "/s.svs", "")
+    runner.submit(FakeJob(), "/s.svs", "")
+    assert client.calls == ["start", "submit"] and "running" in notices[0]
+
+
+def test_cancel_asks_at_once_and_ends_as_cancelled(runner: Any, client: FakeClient, run_loop: Callable[..., bool]) -> None:
+    runner.submit(FakeJob(), "/s.svs", "")
+    runner.cancel()
+    assert client.calls[-1] == "cancel" and runner.session.job.stage == "cancelling"
+    client.events = [events.Failed("Cancelled", "The work was cancelled.", 130)]
+    assert run_loop(2, lambda: runner.session.job.stage == "cancelled")
+
+
+def test_the_worker_stays_warm_then_gives_its_memory_back(
+    runner: Any, client: FakeClient, run_loop: Callable[..., bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from napari_pathotune import compat
+
+    runner.submit(FakeJob(), "/s.svs", "")
+    client.events = [events.Finished({})]
+    assert run_loop(2, lambda: runner.session.job.stage == "done")
+    runner.submit(FakeJob(), "/s.svs", "")
+    assert client.calls.count("start") == 1, "a warm worker is used again"
+    monkeypatch.setattr(compat, "preferences", lambda: compat.Preferences(keep_worker_minutes=0))
+    client.events = [events.Finished({})]
+    assert run_loop(2, lambda: "close" in client.calls) and runner.client is None
+
+
+def test_shards_are_painted_as_they_come(
+    runner: Any, client: FakeClient, run_loop: Callable[..., bool], monkeypatch: pytest.MonkeyPatch, viewer: Any
+) -> None:
+    on_disk = np.zeros((2, 4, 6), np.float32)
+    grid = empty_grid()
+    monkeypatch.setattr(workers, "_open_layers", lambda store, slide: result_layers(grid, store, "t", slide))
+
+    def read(store: str, box: Any, result: Any) -> Any:
+        rows, columns = (slice(0, 4), slice(0, 6)) if box[2] == float("inf") else result.grid.cells_of(box, (0.5, 0.5), 0)
+        return on_disk[:, rows, columns].copy(), rows.start, columns.start
+
+    monkeypatch.setattr(workers, "_read_part", read)
+    runner.submit(FakeJob(), "/s.svs", "")
+    on_disk[0, :2] = 1
+    client.events = [events.ShardDone(STORE, 0, 1, 2, (0, 0, 600, 200)), events.ShardDone(STORE, 0, 1, 2, (0, 0, 600, 200))]
+    assert run_loop(3, lambda: len(runner.session.results) == 1 and grid.predicted_cells == 12)
+    overlay = next(layer for layer in viewer.layers if facts(layer)["kind"] == "classes")
+    assert overlay.data[0, 0, 3] > 0 and overlay.data[3, 0, 3] == 0
+    on_disk[1, 2:] = 1
+    client.events = [events.ShardDone(STORE, 1, 2, 2, (0, 200, 600, 200)), events.Finished({})]
+    assert run_loop(3, lambda: grid.predicted_cells == 24)
+    assert tuple(overlay.data[3, 0, :3]) == (1, 2, 3)
+
+
+def test_a_part_that_cannot_be_read_is_read_at_the_end(
+    runner: Any, client: FakeClient, run_loop: Callable[..., bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid = empty_grid()
+    monkeypatch.setattr(workers, "_open_layers", lambda store, slide: result_layers(grid, store, "t", slide))
+
+    def read(store: str, box: Any, result: Any) -> Any:
+        if box[2] != float("inf"):
+            raise OSError("still being written")
+        return np.ones((2, 4, 6), np.float32) / 2, 0, 0
+
+    monkeypatch.setattr(workers, "_read_part", read)
+    runner.submit(FakeJob(), "/s.svs", "")
+    client.events = [events.ShardDone(STORE, n, n, 2, (0, 0, 100, 100)) for n in range(3)]
+    assert run_loop(3, lambda: len(runner.session.results) == 1)
+    client.events = [events.Finished({})]
+    assert run_loop(3, lambda: grid.predicted_cells == 24)
+
+
+def test_closing_ends_the_worker(runner: Any, client: FakeClient) -> None:
+    runner.submit(FakeJob(), "/s.svs", "")
+    runner.close()
+    assert client.calls[-1] == "close" and runner.client is None
