@@ -1,0 +1,226 @@
+"""A job as data: what the viewer, the command line and a YAML file share, and how it is run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, MutableMapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pathotune import events
+from pathotune.errors import FileMissing, OutputRefused, TableUnreadable, UnknownName, UsageError
+
+if TYPE_CHECKING:
+    from pathotune.backbones.surface import Backbone
+
+BackboneCache = MutableMapping[str, Any]
+Runner = Callable[[dict[str, Any], BackboneCache, Callable[[], bool]], Iterator[events.Event]]
+
+
+@dataclass
+class Job:
+    """One piece of work: a command and its arguments, JSON-ready throughout (paths are strings).
+
+    Arguments of "predict": `slide`, `tuning`, `out` and, optionally, `slide_mpp`, `backbone`, `weights`, `device`,
+    `precision`, `deterministic`, `stride_px`, `box_px0` (x, y, width, height), `polygon_px0` (list of [x, y] or a
+    GeoJSON geometry), `start_point_px0`, `batch_size`, `resume`, `attention`.
+
+    Arguments of "tune": `sources` (list of {slide, regions (a path or a GeoJSON FeatureCollection), slide_mpp,
+    patient}) or `tiles` (a table), `method`, `config` (fields of the method's config), `training` (fields of
+    TrainingConfig), `backbone`, `weights`, `task`, `out`.
+
+    Arguments of "evaluate": `tuning`, `sources` or `tiles`, `device`, `backbone`, `weights`.
+    """
+
+    command: str
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready form."""
+        return {"command": self.command, "arguments": self.arguments}
+
+    @classmethod
+    def from_dict(cls, data: Any) -> Job:
+        """Make it again; raises TableUnreadable where the document is no job."""
+        if not isinstance(data, dict) or not isinstance(data.get("command"), str):
+            raise TableUnreadable("A job needs the key `command`, for example `command: predict`.")
+        arguments = data.get("arguments") or {}
+        if not isinstance(arguments, dict):
+            raise TableUnreadable("The `arguments` of a job are a mapping of names to values.")
+        return cls(data["command"], arguments)
+
+    def to_yaml(self, path: str | Path) -> Path:
+        """Write it as a YAML file.
+
+        Raises
+        ------
+        OutputRefused : the place cannot be written.
+        """
+        import yaml
+
+        path = Path(path)
+        try:
+            path.write_text(yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True), encoding="utf-8")
+        except OSError as error:
+            raise OutputRefused(f"The job cannot be written to {str(path)!r} ({error.strerror or error}).") from error
+        return path
+
+    @classmethod
+    def from_yaml(cls, path: str | Path) -> Job:
+        """Read it from a YAML file.
+
+        Raises
+        ------
+        FileMissing : there is no such file.
+        TableUnreadable : it is not YAML, or no job.
+        """
+        import yaml
+
+        path = Path(path)
+        if not path.is_file():
+            raise FileMissing(path, "job file")
+        try:
+            return cls.from_dict(yaml.safe_load(path.read_text(encoding="utf-8")))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise TableUnreadable(f"{path.name} is not a YAML file that can be read: {error}.") from error
+
+
+def run_job(
+    job: Job, *, cancel: Callable[[], bool] | None = None, backbones: BackboneCache | None = None
+) -> Iterator[events.Event]:
+    """Run a job in this process, as a generator of its events.
+
+    Parameters
+    ----------
+    job : the work.
+    cancel : asked often; true ends the work soon, keeping what was done.
+    backbones : loaded backbones of earlier jobs, used and filled.
+
+    Raises
+    ------
+    UnknownName : there is no such command.
+    PathotuneError : whatever the work raises.
+    """
+    if job.command not in RUNNERS:
+        raise UnknownName("job", job.command, RUNNERS)
+    yield from RUNNERS[job.command](dict(job.arguments), {} if backbones is None else backbones, cancel or _never)
+
+
+def _never() -> bool:
+    return False
+
+
+def _needed(arguments: dict[str, Any], name: str, command: str) -> Any:
+    if arguments.get(name) in (None, ""):
+        raise UsageError(f"A {command} job needs `{name}`.")
+    return arguments[name]
+
+
+def warm_backbone(name: str, weights: str | None, sha256: str | None, cache: BackboneCache) -> Backbone:
+    """The backbone of this name, loaded once per cache; keyed by name, weights file and expected digest."""
+    from pathotune.backbones import load_backbone
+
+    key = f"{name}|{weights or ''}|{sha256 or ''}"
+    if key not in cache:
+        cache.clear()  # one at a time: a large one fills the memory alone
+        cache[key] = load_backbone(name, weights=Path(weights) if weights else None)
+    backbone: Backbone = cache[key]
+    return backbone
+
+
+def _predict(arguments: dict[str, Any], cache: BackboneCache, cancel: Callable[[], bool]) -> Iterator[events.Event]:
+    from pathotune.inference.predict import predict_slide
+    from pathotune.methods.checkpoint import Tuning
+    from pathotune.slides import open_slide
+
+    slide_path, out = _needed(arguments, "slide", "predict"), _needed(arguments, "out", "predict")
+    tuning = Tuning.load(Path(_needed(arguments, "tuning", "predict")))
+    backbone = tuning_backbone(tuning, arguments.get("backbone"), arguments.get("weights"), cache)
+    names = ("device", "precision", "deterministic", "stride_px", "box_px0", "batch_size", "resume", "attention")
+    options = {name: arguments[name] for name in names if arguments.get(name) is not None}
+    if arguments.get("polygon_px0") is not None:
+        options["polygon"] = _polygon(arguments["polygon_px0"])
+    if arguments.get("start_point_px0") is not None:
+        options["start_point_px0"] = tuple(arguments["start_point_px0"])
+    with open_slide(slide_path, mpp=arguments.get("slide_mpp"), icc=tuning.reading.icc) as slide:
+        yield from predict_slide(slide, tuning, Path(out), backbone=backbone, cancel=cancel, **options)
+
+
+def tuning_backbone(tuning: Any, backbone: str | None, weights: str | None, cache: BackboneCache) -> Backbone:
+    """The backbone a tuning was made for, or another source of the same one that the person names."""
+    facts = tuning.backbone
+    return warm_backbone(backbone or facts["name"], weights, facts.get("sha256"), cache)
+
+
+def _polygon(value: Any) -> Any:
+    """A shapely geometry from a list of [x, y] or a GeoJSON geometry."""
+    import shapely
+    from shapely.geometry import Polygon, shape
+
+    polygon = shape(value) if isinstance(value, dict) else Polygon(value)
+    return polygon if polygon.is_valid else shapely.make_valid(polygon)
+
+
+def _sources(arguments: dict[str, Any], command: str) -> Any:
+    """What a tuning or evaluation learns from: a table of tiles, or slides with regions."""
+    if arguments.get("tiles"):
+        from pathotune.datasets.tiles import read_tile_table
+
+        return read_tile_table(Path(arguments["tiles"]))
+    from pathotune.training.examples import TuneSource
+
+    rows = _needed(arguments, "sources", command)
+    return [
+        TuneSource(
+            slide_path=Path(row["slide"]),
+            regions_path=Path(row["regions"]) if isinstance(row["regions"], str) else row["regions"],
+            slide_mpp=row.get("slide_mpp"),
+            patient=row.get("patient"),
+        )
+        for row in rows
+    ]
+
+
+def _tune(arguments: dict[str, Any], cache: BackboneCache, cancel: Callable[[], bool]) -> Iterator[events.Event]:
+    from pathotune.methods import load_config
+    from pathotune.tasks import load_task
+    from pathotune.training.loop import tune
+    from pathotune.training.schedule import TrainingConfig
+
+    method, out = arguments.get("method") or "pathotune", Path(_needed(arguments, "out", "tune"))
+    backbone = warm_backbone(_needed(arguments, "backbone", "tune"), arguments.get("weights"), None, cache)
+    task = arguments.get("task")
+    stream = tune(
+        _sources(arguments, "tune"),
+        method,
+        load_config(method, arguments.get("config") or {}),
+        backbone,
+        TrainingConfig(**(arguments.get("training") or {})),
+        load_task(task) if task else None,
+        out,
+    )
+    yield from _until_cancelled(stream, cancel)
+
+
+def _evaluate(arguments: dict[str, Any], cache: BackboneCache, cancel: Callable[[], bool]) -> Iterator[events.Event]:
+    from pathotune.evaluation.evaluate import evaluate
+    from pathotune.methods.checkpoint import Tuning
+
+    tuning = Tuning.load(Path(_needed(arguments, "tuning", "evaluate")))
+    options = {name: arguments[name] for name in ("device",) if arguments.get(name) is not None}
+    yield from _until_cancelled(evaluate(tuning, _sources(arguments, "evaluate"), **options), cancel)
+
+
+def _until_cancelled(stream: Iterator[events.Event], cancel: Callable[[], bool]) -> Iterator[events.Event]:
+    """Pass events on; a cancel closes the stream, which keeps what it has."""
+    for event in stream:
+        yield event
+        if cancel() and not isinstance(event, events.Finished):
+            close = getattr(stream, "close", None)
+            if close is not None:
+                close()
+            yield events.Failed("Cancelled", "The work was cancelled; what was done is kept.", 130)
+            return
+
+
+RUNNERS: dict[str, Runner] = {"predict": _predict, "tune": _tune, "evaluate": _evaluate}

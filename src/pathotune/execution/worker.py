@@ -1,0 +1,126 @@
+"""The worker process, `python -m pathotune.execution.worker`: jobs come in as JSON lines, events go out."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import queue
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from typing import Any, BinaryIO
+
+import psutil
+
+from pathotune import events
+from pathotune.errors import PathotuneError
+from pathotune.execution.job import Job, run_job
+
+HEARTBEAT_S = 1.0
+
+
+class Worker:
+    """Runs one job at a time; the main thread works, one thread listens, one says that the process is alive.
+
+    Parameters
+    ----------
+    incoming : JSON lines {"do": "job" | "cancel" | "ping" | "quit"}; its end is the end of the process.
+    outgoing : where events go, one JSON line each.
+    leave : what ends the process at once.
+    """
+
+    def __init__(self, incoming: BinaryIO, outgoing: BinaryIO, leave: Callable[[int], Any] = os._exit) -> None:
+        self._incoming, self._outgoing, self._leave = incoming, outgoing, leave
+        self._jobs: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        self._cancelled = threading.Event()
+        self._write_lock = threading.Lock()
+        self._backbones: dict[str, Any] = {}
+
+    def serve(self) -> None:
+        """Work until told to quit or the pipe closes."""
+        threading.Thread(target=self._listen, daemon=True).start()
+        threading.Thread(target=self._beat, daemon=True).start()
+        while True:
+            message = self._jobs.get()
+            if message is None:
+                return
+            self._work(message)
+
+    def _work(self, message: dict[str, Any]) -> None:
+        """One job from its first event to its last; whatever it raises becomes a `Failed`."""
+        try:
+            ended = False
+            for event in run_job(Job.from_dict(message), cancel=self._cancelled.is_set, backbones=self._backbones):
+                self.say(events.to_json(event))
+                ended = ended or isinstance(event, events.Finished | events.Failed)
+            if not ended:
+                self.say(events.to_json(events.Finished()))
+        except PathotuneError as error:
+            self.say(events.to_json(events.Failed(type(error).__name__, str(error), error.exit_code)))
+        except Exception as error:
+            traceback.print_exc()
+            text = f"The work stopped on an error of the program ({type(error).__name__}: {error})."
+            self.say(events.to_json(events.Failed("PathotuneError", text)))
+
+    def say(self, document: dict[str, Any]) -> None:
+        """One line to the parent; a closed pipe ends the process."""
+        line = (json.dumps(document, default=str) + "\n").encode()
+        try:
+            with self._write_lock:
+                self._outgoing.write(line)
+                self._outgoing.flush()
+        except (OSError, ValueError):
+            self._leave(1)
+
+    def _listen(self) -> None:
+        """Thread: messages of the parent; the end of the pipe, however it came, ends the process at once.
+
+        Nothing is lost by that: a store is true after every write.
+        """
+        with contextlib.suppress(OSError, ValueError):
+            for line in self._incoming:
+                try:
+                    message = json.loads(line)
+                except ValueError:
+                    continue
+                action = message.get("do")
+                if action == "job":
+                    self._cancelled.clear()
+                    self._jobs.put(message.get("job"))
+                elif action == "cancel":
+                    self._cancelled.set()
+                elif action == "ping":
+                    self._say_alive()
+                elif action == "quit":
+                    break
+        self._leave(0)
+
+    def _beat(self) -> None:
+        pause = threading.Event()
+        while not pause.wait(HEARTBEAT_S):
+            self._say_alive()
+
+    def _say_alive(self) -> None:
+        self.say({"event": "Alive", "memory_mb": round(psutil.Process().memory_info().rss / 2**20, 1)})
+
+
+def _warm_up() -> None:
+    """Thread: import what every job needs while the person still looks at the slide."""
+    with contextlib.suppress(ImportError):
+        import pathotune.inference.predict
+
+
+def main() -> None:
+    """Serve on stdin and stdout; what libraries print goes to stderr instead."""
+    outgoing = os.fdopen(os.dup(sys.stdout.fileno()), "wb", buffering=0)
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
+    threading.Thread(target=_warm_up, daemon=True).start()
+    Worker(sys.stdin.buffer, outgoing).serve()
+
+
+if __name__ == "__main__":
+    main()
