@@ -56,8 +56,12 @@ def test_a_thumbnail_or_label_is_no_level(draw, make_svs):
 
     with tifffile.TiffWriter(path, append=True) as file:
         file.write(draw(400, 300, 1), photometric="rgb", metadata=None, description="Aperio\n400x300")
-        file.write(draw(300, 300, 2), photometric="rgb", metadata=None, description="Aperio\nlabel 300x300", subfiletype=1)
-        file.write(draw(800, 280, 3), photometric="rgb", metadata=None, description="Aperio\nmacro 800x280", subfiletype=9)
+        file.write(
+            draw(300, 300, 2), photometric="rgb", metadata=None, description="Aperio\nlabel 300x300", subfiletype=1
+        )
+        file.write(
+            draw(800, 280, 3), photometric="rgb", metadata=None, description="Aperio\nmacro 800x280", subfiletype=9
+        )
     with open_slide(path) as slide:
         assert len(slide.levels) == 1
         assert set(slide.associated_images) == {"thumbnail", "label", "macro"}

@@ -14,7 +14,14 @@ from pathotune.errors import SlideUnreadable, UsageError
 from pathotune.slides import open_slide
 from pathotune.slides.cache import BLOCKS
 
-BOXES = [(0, 0, 256, 256), (256, 256, 256, 256), (100, 77, 300, 290), (699, 0, 1, 613), (0, 0, 700, 613), (511, 511, 2, 2)]
+BOXES = [
+    (0, 0, 256, 256),
+    (256, 256, 256, 256),
+    (100, 77, 300, 290),
+    (699, 0, 1, 613),
+    (0, 0, 700, 613),
+    (511, 511, 2, 2),
+]
 
 
 @pytest.mark.parametrize("box", BOXES)

@@ -67,7 +67,11 @@ def test_numbers_that_are_no_colours(tmp_path, dtype):
 def test_fluorescence_in_several_pages(tmp_path, channels, name):
     path = tmp_path / name
     tifffile.imwrite(
-        path, np.zeros((channels, 600, 600), np.uint8), photometric="minisblack", tile=(256, 256), metadata={"axes": "CYX"}
+        path,
+        np.zeros((channels, 600, 600), np.uint8),
+        photometric="minisblack",
+        tile=(256, 256),
+        metadata={"axes": "CYX"},
     )
     assert "channel" in str(refusal(path))
 
@@ -134,7 +138,10 @@ def test_the_largest_picture_of_an_ome_file_is_the_slide(draw, tmp_path):
     with tifffile.TiffWriter(path, ome=True) as file:
         file.write(draw(200, 150, 1), photometric="rgb", metadata={"axes": "YXS", "Name": "label"})
         file.write(
-            draw(900, 800), photometric="rgb", tile=(256, 256), metadata={"axes": "YXS", "PhysicalSizeX": 0.5, "PhysicalSizeY": 0.5}
+            draw(900, 800),
+            photometric="rgb",
+            tile=(256, 256),
+            metadata={"axes": "YXS", "PhysicalSizeX": 0.5, "PhysicalSizeY": 0.5},
         )
     with open_slide(path) as slide:
         assert (slide.width_px0, slide.height_px0) == (900, 800)
