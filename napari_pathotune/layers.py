@@ -62,19 +62,28 @@ def slide_layer(slide: Slide) -> LayerData:
 
 def class_grid(store: PredictionStore) -> ClassGrid:
     """The store's probabilities in memory (a few MB: one value per tile and class)."""
-    scale_um, translate_um = grid_placement(store)
+    from pathotune.tasks import class_color
+
+    scale_um, translate_um = store.placement_um("probabilities")
+    colors = [rgb(entry.get("color") or class_color(entry["name"], i)) for i, entry in enumerate(store.classes)]
     return ClassGrid(
         np.asarray(store.probabilities[...], dtype=np.float32),
         tuple(store.class_names),
-        np.asarray([rgb(color) for color in store.class_colors], dtype=np.uint8),
+        np.asarray(colors, dtype=np.uint8),
         scale_um,
         translate_um,
     )
 
 
-def grid_placement(store: PredictionStore) -> tuple[tuple[float, float], tuple[float, float]]:
-    """(y, x) scale and translation in micrometres of the store's one-value-per-stride arrays."""
-    return store.placement("probabilities")
+def tuning_name_of(store: PredictionStore) -> str:
+    """The name of the tuning a store was made with."""
+    stated = store.attrs.get("tuning")
+    if isinstance(stated, dict) and stated.get("name"):
+        return str(stated["name"])
+    # SLIDE-FILE-NAME.TUNING-NAME.pathotune.zarr (contract, section 4)
+    name = store.path.name.removesuffix(".pathotune.zarr")
+    slide = str(store.attrs.get("slide", {}).get("name", "") if isinstance(store.attrs.get("slide"), dict) else "")
+    return name.removeprefix(f"{slide}.") if slide else name
 
 
 def result_layers(
@@ -171,18 +180,28 @@ def attention_limit(values: Any) -> float:
 
 def store_layers(store: PredictionStore, slide_path: str | Path, opacity: float = 0.5) -> list[LayerData]:
     """All layers of a prediction store, bottom first: attention and probability (hidden), class overlay."""
-    title = store.tuning_name
+    title = tuning_name_of(store)
     found = []
-    sources = attention_sources(store)
-    if sources:
-        levels = store.attention_levels(sources[0])
-        found.append(attention_layer(levels, store.placement("attention"), store.path, sources, title, slide_path))
+    if store.sources:
+        levels = attention_levels(store, store.sources[0])
+        place = store.placement_um("attention")
+        found.append(attention_layer(levels, place, store.path, store.sources, title, slide_path))
     return found + result_layers(class_grid(store), store.path, title, slide_path, opacity)
 
 
-def attention_sources(store: PredictionStore) -> tuple[str, ...]:
-    """The sources of attention a store keeps; empty where it keeps none."""
-    return tuple(store.attention_sources)
+def attention_levels(store: PredictionStore, source: str) -> list[Any]:
+    """One source's attention as dask arrays (y, x) float32, finest first; NaN (not drawn) where nothing is predicted.
+
+    They read the store when they are drawn, so a layer that shows them follows a running prediction when refreshed.
+    """
+    import dask.array as da
+
+    index = store.sources.index(source)
+    levels = []
+    for array in store.pyramid("attention"):
+        lazy = da.from_array(array, chunks=array.chunks, name=False)[index]
+        levels.append(da.where(lazy > 0, lazy.astype(np.float32), np.float32(np.nan)))
+    return levels
 
 
 def rgb(color: Any) -> tuple[int, int, int]:

@@ -115,14 +115,13 @@ class ClassGrid:
         return {name: float(count * cell_mm2) for name, count in zip(self.class_names, counts, strict=True)}
 
     def cells_of(
-        self, box_px0: tuple[float, float, float, float], mpp: tuple[float, float], margin: int = 1
+        self, box_px0: tuple[float, float, float, float], mpp: tuple[float, float]
     ) -> tuple[slice, slice]:
-        """The rows and columns that a box in level-0 pixels touches, clipped to the grid.
+        """The rows and columns whose centres a box in level-0 pixels holds, clipped to the grid.
 
         Parameters
         ----------
         mpp : (x, y) micrometres per level-0 pixel.
-        margin : extra cells on every side; reading a few too many does no harm.
         """
         x, y, width, height = box_px0
         parts = []
@@ -130,9 +129,10 @@ class ClassGrid:
             (y, height, mpp[1], self.scale_um[0], self.translate_um[0], self.shape[0]),
             (x, width, mpp[0], self.scale_um[1], self.translate_um[1], self.shape[1]),
         ):
-            first = int(np.floor((start * size - translate) / scale)) - margin
-            last = int(np.ceil(((start + length) * size - translate) / scale)) + margin + 1
-            parts.append(slice(min(max(first, 0), count), min(max(last, 0), count)))
+            # A point x in level-0 pixels lies at (x - 0.5) * mpp: the first pixel's centre is at 0.
+            first = int(np.ceil(((start - 0.5) * size - translate) / scale - 1e-6))
+            last = int(np.floor(((start + length - 0.5) * size - translate) / scale + 1e-6))
+            parts.append(slice(min(max(first, 0), count), min(max(last + 1, 0), count)))
         return parts[0], parts[1]
 
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from napari_pathotune import compat
 
 if TYPE_CHECKING:
-    from pathotune.inference.predictions import PredictionStore
     from pathotune.slides.slide import Slide
 
 LayerData = tuple[Any, ...]
@@ -105,7 +104,7 @@ def _belonging(slide: Slide) -> list[LayerData]:
     from pathotune.inference.predictions import find_stores
 
     found: list[LayerData] = []
-    for store_path in find_stores(slide.path, (results_folder(),)):
+    for store_path in find_stores(slide.path, (results_folder(),), fingerprint=slide.fingerprint):
         found += _or_notice(lambda item: _layers_of(item, slide.path), store_path)
     return found
 
@@ -123,8 +122,7 @@ def _layers_of(store_path: Path, slide_path: Path | str) -> list[LayerData]:
 
     from napari_pathotune.layers import store_layers
 
-    store: PredictionStore = PredictionStore.open(store_path)
-    return list(store_layers(store, slide_path, compat.preferences().opacity))
+    return list(store_layers(PredictionStore.open(store_path), slide_path, compat.preferences().opacity))
 
 
 def _read_store(path: Path) -> list[LayerData]:

@@ -260,7 +260,8 @@ class Session:
         elif isinstance(event, events.ShardDone):
             self.shard_done.emit(event)
         elif isinstance(event, events.Finished):
-            self._set_job(replace(self.job, stage="done", result=event.result, seconds_left=None))
+            stage = "cancelled" if event.result.get("status") == "cancelled" else "done"
+            self._set_job(replace(self.job, stage=stage, result=event.result, seconds_left=None))
         elif isinstance(event, events.Failed):
             stage = "cancelled" if event.kind == "Cancelled" or self.job.stage == "cancelling" else "failed"
             self._set_job(replace(self.job, stage=stage, text=event.text, seconds_left=None))

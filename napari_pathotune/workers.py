@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -84,18 +85,21 @@ class JobRunner(QObject):
     def free_memory(self) -> None:
         """End the idle worker, so that its memory comes back; the next job starts a new one."""
         if self._client is not None and not self.session.job.is_active:
-            self._client.close()
-            self._client = None
+            self._end_client()
 
     def close(self) -> None:
         """End the worker and the reading thread; the viewer is closing."""
         atexit.unregister(self.close)
         self._timer.stop()
         self._rest_timer.stop()
-        if self._client is not None:
-            self._client.close()
-            self._client = None
+        self._end_client()
         self._filler.close()
+
+    def _end_client(self) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            # A process may take a second to end; the window does not wait for it.
+            threading.Thread(target=client.close, name="pathotune-close").start()
 
     def _on_tick(self) -> None:
         end = time.perf_counter() + BUDGET_S
@@ -234,7 +238,7 @@ def _read_part(
     store = PredictionStore.open(Path(store_path))
     if box_px0[2] == float("inf"):
         return np.asarray(store.probabilities[...], dtype=np.float32), 0, 0
-    rows, columns = result.grid.cells_of(box_px0, store.mpp)
+    rows, columns = result.grid.cells_of(box_px0, store.grid.mpp)
     return np.asarray(store.probabilities[:, rows, columns], dtype=np.float32), rows.start, columns.start
 
 

@@ -11,9 +11,9 @@ from qtpy.QtWidgets import QCheckBox, QHBoxLayout, QSlider, QVBoxLayout, QWidget
 from napari_pathotune import compat
 from napari_pathotune.layers import (
     SOURCES,
+    attention_levels,
     attention_limit,
     attention_name,
-    attention_sources,
     facts,
     probability_name,
 )
@@ -193,10 +193,10 @@ def show_source(result: Result, source: str, title: str) -> None:
 
     about = facts(result.attention)
     store = PredictionStore.open(Path(about["store"]))
-    if source not in attention_sources(store):
+    if source not in store.sources:
         compat.show_warning(f"This prediction keeps no attention of {SOURCES.get(source, source)}.")
         return
-    levels = list(store.attention_levels(source))
+    levels = attention_levels(store, source)
     result.attention.data = levels if result.attention.multiscale else levels[0]
     result.attention.contrast_limits = (0.0, attention_limit(levels[-1]))
     result.attention.name = attention_name(source, title)

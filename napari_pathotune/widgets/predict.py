@@ -142,7 +142,7 @@ class PredictPanel(QWidget):
         place, view = self.place.currentData(), self.session.view_box_px0()
         tile_px = tuning.reading.tile_px
         arguments: dict[str, Any] = {
-            "slides": [str(slide.path)],
+            "slide": str(slide.path),
             "tuning": str(tuning.path),
             "out": str(results_folder()),
             "slide_mpp": slide.mpp.mean if slide.mpp.source == "stated" else None,
@@ -154,29 +154,29 @@ class PredictPanel(QWidget):
             "resume": options.resume,
         }
         if place == VIEW and view is not None:
-            arguments["region"] = list(view)
+            arguments["box_px0"] = list(view)
         if place == DRAWN:
-            arguments["polygon"] = self.drawn_polygon_wkt()
-            if not arguments["polygon"]:
+            arguments["polygon_px0"] = self.drawn_area()
+            if arguments["polygon_px0"] is None:
                 raise NoTiles("The drawn region has no area. Draw a rectangle, an ellipse or a polygon.")
         if view is not None:
             # Also a whole slide starts in the middle of what the person looks at.
             arguments["start_point_px0"] = [view[0] + view[2] / 2, view[1] + view[3] / 2]
         return Job("predict", {key: value for key, value in arguments.items() if value is not None})
 
-    def drawn_polygon_wkt(self) -> str:
-        """The drawn region in level-0 pixels: the selected shapes of the layer, or all of them."""
+    def drawn_area(self) -> dict[str, Any] | None:
+        """The drawn region in level-0 pixels as a GeoJSON geometry: the selected shapes of the layer, or all of them."""
         import shapely
 
         from napari_pathotune.drawings import regions_from_layer
 
         layer, slide_layer = self._drawing(), self.session.active_layer
         if layer is None or slide_layer is None:
-            return ""
+            return None
         chosen = sorted(layer.selected_data) or range(len(layer.data))
         drawn = regions_from_layer(layer, slide_layer, chosen)
         areas = [region.geometry for region in drawn if region.geometry.area > 0]
-        return str(shapely.union_all(areas).wkt) if areas else ""
+        return dict(shapely.geometry.mapping(shapely.union_all(areas))) if areas else None
 
     def _drawing(self) -> Any | None:
         """The Shapes layer whose shapes say where: the selected one, or the topmost with something in it."""

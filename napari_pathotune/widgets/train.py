@@ -224,7 +224,7 @@ class TunePanel(QWidget):
         session_folder = out.with_name(f"{out.name.removesuffix('.pathotune.safetensors')}.session")
         session_folder.mkdir(parents=True, exist_ok=True)
         regions_path = write_regions(Regions(regions), session_folder / f"{slide.path.name}.geojson", slide)
-        source = {"slide_path": str(slide.path), "regions_path": str(regions_path)}
+        source: dict[str, Any] = {"slide": str(slide.path), "regions": str(regions_path)}
         if slide.mpp.source == "stated":
             source["slide_mpp"] = slide.mpp.mean
         return Job(
@@ -232,7 +232,7 @@ class TunePanel(QWidget):
             {
                 "sources": [source],
                 "method": self.method.currentData(),
-                "method_config": as_plain(config_from(self.method_form, self._method_config)),
+                "config": as_plain(config_from(self.method_form, self._method_config)),
                 "backbone": self.backbone.currentData(),
                 "training": as_plain(config_from(self.training_form, self._training_config)),
                 "task": self.task.currentData() or None,

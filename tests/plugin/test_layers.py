@@ -74,3 +74,50 @@ def test_colours_and_limits() -> None:
     values = np.full((100, 100), 0.01)
     values[0, 0] = 5
     assert attention_limit(values) < 0.1
+
+
+def make_store(path: Path, mpp: float = 0.5, tile_px0: float = 100.0, stride_px0: float = 100.0) -> Any:
+    """A prediction store with some cells written, as a run leaves it."""
+    from pathotune.inference.plan import Grid
+    from pathotune.inference.predictions import PredictionStore
+
+    grid = Grid(4, 6, (0.0, 0.0), (tile_px0,) * 2, (stride_px0,) * 2, (mpp,) * 2, (4, 4))
+    classes = [{"name": "Tumor", "color": [200, 0, 0]}, {"name": "Stroma", "color": None}]
+    store = PredictionStore.create(path, grid=grid, classes=classes, sources=("cls", "tvp"), identity={"slide": "f"})
+    unit = next(store.units())
+    probabilities = np.zeros((2, unit.rows, unit.columns), np.float32)
+    probabilities[0, :2] = 0.75
+    probabilities[1, :2] = 0.25
+    attention = np.zeros((2, unit.rows * grid.samples[0], unit.columns * grid.samples[1]), np.float16)
+    attention[1, : 2 * grid.samples[0]] = 1.5
+    attention[0, : 2 * grid.samples[0]] = 0.5
+    store.write_unit(unit, probabilities, attention, state="done", tiles=12, planned=12)
+    return store
+
+
+@pytest.mark.parametrize(("mpp", "tile", "stride"), [(0.5, 100.0, 100.0), (0.2527, 221.3, 110.65), (0.971, 57.5, 57.5)])
+def test_a_real_store_lies_on_the_slide(tmp_path: Path, mpp: float, tile: float, stride: float) -> None:
+    from napari_pathotune.layers import store_layers
+
+    store = make_store(tmp_path / "s.t.pathotune.zarr", mpp, tile, stride)
+    slide = Layer.create(np.zeros((900, 1200, 3), np.uint8), {"rgb": True, "scale": (mpp, mpp), "units": ("um", "um")}, "image")
+    layers = {data[1]["metadata"]["pathotune"]["kind"]: Layer.create(*data) for data in store_layers(store, "slide")}
+    assert set(layers) == {"attention", "probability", "classes"}
+    offset = (tile - stride) / 2  # a cell stands for one stride around its tile's centre
+    for layer in layers.values():
+        corner = np.array(slide.world_to_data(layer.data_to_world((-0.5, -0.5)))) + 0.5
+        assert np.abs(corner - offset).max() < 0.5, "less than half a level-0 pixel"
+    edge = np.array(slide.world_to_data(layers["classes"].data_to_world((1.5, 0)))) + 0.5
+    assert edge[0] == pytest.approx(offset + 2 * stride, abs=0.01)
+
+
+def test_attention_is_not_drawn_where_nothing_is_predicted_and_sources_can_be_changed(tmp_path: Path) -> None:
+    from napari_pathotune.layers import attention_levels, class_grid, tuning_name_of
+
+    store = make_store(tmp_path / "s.t.pathotune.zarr")
+    finest = np.asarray(attention_levels(store, "tvp")[0])
+    assert np.isnan(finest[-1, 0]) and finest[0, 0] == pytest.approx(1.5)
+    assert np.asarray(attention_levels(store, "cls")[0])[0, 0] == pytest.approx(0.5)
+    grid = class_grid(store)
+    assert grid.predicted_cells == 12 and tuple(grid.colors[0]) == (200, 0, 0)
+    assert tuning_name_of(store) in ("s.t", "t")

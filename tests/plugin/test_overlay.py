@@ -71,10 +71,11 @@ def test_areas_add_up_to_the_predicted_cells(grid: ClassGrid) -> None:
 
 
 def test_cells_of_a_box_cover_every_cell_whose_centre_lies_in_it(grid: ClassGrid) -> None:
-    rows, columns = grid.cells_of((224, 0, 448, 224), (0.5, 0.5), margin=0)
-    centres_x = (55.75 + 112 * np.arange(6)) / 0.5
+    rows, columns = grid.cells_of((224, 0, 448, 224), (0.5, 0.5))
+    centres_x = (55.75 + 112 * np.arange(6)) / 0.5 + 0.5
     inside = np.flatnonzero((centres_x >= 224) & (centres_x <= 672))
-    assert columns.start <= inside.min() and columns.stop > inside.max()
-    assert rows.start == 0 and 1 <= rows.stop <= 4
+    assert (columns.start, columns.stop) == (inside.min(), inside.max() + 1)
+    assert (rows.start, rows.stop) == (0, 1)
+    assert grid.cells_of((0, 0, 100, 100), (0.5, 0.5)) == (slice(0, 0), slice(0, 0)), "no centre, no cell"
     everything = grid.cells_of((0, 0, 1e9, 1e9), (0.5, 0.5))
     assert (everything[0], everything[1]) == (slice(0, 4), slice(0, 6))

@@ -101,22 +101,22 @@ def test_prediction_on_the_view_is_the_first_choice_and_starts_in_its_middle(
     dock.session.set_tuning(tuning)
     open_slide_layer.corner_pixels = np.array([[0, 0], [99, 149]])
     job = dock.predict.job(dock.predict.options)
-    x, y, width, height = job.arguments["region"]
+    x, y, width, height = job.arguments["box_px0"]
     assert job.command == "predict" and job.arguments["start_point_px0"] == [x + width / 2, y + height / 2]
-    assert job.arguments["slides"] == [str(dock.session.slide.path)] and job.arguments["stride_px"] == 64
+    assert job.arguments["slide"] == str(dock.session.slide.path) and job.arguments["stride_px"] == 64
     assert "slide_mpp" not in job.arguments and "batch_size" not in job.arguments
 
 
 def test_prediction_on_the_drawn_region_follows_the_selected_shape(
     dock: Any, viewer: Any, open_slide_layer: Any, tuning: Tuning
 ) -> None:
-    import shapely
+    import shapely.geometry
 
     dock.session.set_tuning(tuning)
     drawn = viewer.add_shapes([square(10) - 0.25, square(60) - 0.25], shape_type="polygon")
     drawn.selected_data = {1}
     dock.predict.place.setCurrentIndex(dock.predict.place.findData("drawn"))
-    polygon = shapely.from_wkt(dock.predict.job(dock.predict.options).arguments["polygon"])
+    polygon = shapely.geometry.shape(dock.predict.job(dock.predict.options).arguments["polygon_px0"])
     assert polygon.equals_exact(shapely.box(120, 120, 180, 180).normalize(), 1e-6) or polygon.equals(
         shapely.box(120, 120, 180, 180)
     )
@@ -155,7 +155,7 @@ def test_drawn_classes_are_listed_and_become_a_job(dock: Any, viewer: Any, open_
     assert dock.tune.missing() == "" and dock.tune.go.isEnabled()
     job = dock.tune.job()
     (source,) = job.arguments["sources"]
-    regions = read_regions(source["regions_path"], dock.session.slide)
+    regions = read_regions(source["regions"], dock.session.slide)
     assert sorted(region.class_name for region in regions) == ["Ignore*", "Stroma", "Tumor", "Tumor"]
     assert regions[0].geometry.bounds[0] == pytest.approx(10.5)
     assert job.arguments["out"].endswith(".pathotune.safetensors")

@@ -157,6 +157,10 @@ class TestJob:
         session.take(events.Failed("WorkerDied", "The worker ended."))
         assert session.job.stage == "cancelled"
 
+    def test_a_cancelled_end_is_no_result(self, session: Session) -> None:
+        session.take(events.Finished({"status": "cancelled"}))
+        assert session.job.stage == "cancelled"
+
     def test_failure_keeps_its_sentence(self, session: Session) -> None:
         session.take(events.Failed("NoTiles", "There is no tissue here."))
         assert session.job.stage == "failed" and session.job.text == "There is no tissue here."
