@@ -19,14 +19,11 @@ from typing import Any
 from pathotune import events
 from pathotune.errors import UsageError
 from pathotune.execution.job import Job
+from pathotune.inference import allocator
 from pathotune.settings import settings
 
 KILL_AFTER_S = 0.9
 """How long a cancelled job may take to end by itself before its process is killed."""
-
-# glibc returns freed memory to the system after every batch and then pays for getting it again; other allocators
-# ignore these names.
-ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "4294967296", "MALLOC_TOP_PAD_": "67108864"}
 
 _LOG = logging.getLogger(__name__)
 
@@ -86,7 +83,7 @@ class WorkerClient:
                 return
             self._generation += 1
             self.log_path.parent.mkdir(parents=True, exist_ok=True)
-            environment = {**ALLOCATOR, **os.environ, **self._environment, "PYTHONUNBUFFERED": "1"}
+            environment = {**allocator.ENVIRONMENT, **os.environ, **self._environment, "PYTHONUNBUFFERED": "1"}
             with open(self.log_path, "ab") as log:
                 self._process = subprocess.Popen(
                     [sys.executable, "-m", "pathotune.execution.worker"],

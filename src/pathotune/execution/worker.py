@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import logging
 import os
@@ -110,7 +111,7 @@ class Worker:
 def _warm_up() -> None:
     """Thread: import what every job needs while the person still looks at the slide."""
     with contextlib.suppress(ImportError):
-        import pathotune.inference.predict
+        importlib.import_module("pathotune.inference.predict")
 
 
 def main() -> None:

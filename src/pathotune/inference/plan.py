@@ -78,7 +78,10 @@ class Grid:
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Grid:
         """Make it again from `to_dict`."""
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in data.items()})
+        fields: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in data.items()
+        }
+        return cls(**fields)
 
     # ---- units -------------------------------------------------------------------------------------------------
 
@@ -250,7 +253,7 @@ def _unit_order(grid: Grid, start_px0: tuple[float, float] | None) -> NDArray[np
 
 
 def _distance(
-    grid: Grid, row: NDArray[np.float64], column: NDArray[np.float64], start_px0: tuple[float, float]
+    grid: Grid, row: NDArray[Any], column: NDArray[Any], start_px0: tuple[float, float]
 ) -> NDArray[np.float64]:
     x0, y0, _, _ = grid.box_px0(0, 0, 1, 1)
     dx = x0 + column * grid.stride_px0[0] - start_px0[0]

@@ -64,7 +64,7 @@ class PredictionStore:
         grid: Grid,
         classes: Sequence[Mapping[str, Any]],
         sources: Sequence[str] = (),
-        identity: Mapping[str, str],
+        identity: Mapping[str, Any],
         facts: Mapping[str, Any] | None = None,
     ) -> PredictionStore:
         """An empty store under this path; it appears there whole, by one rename.
@@ -348,7 +348,7 @@ class PredictionStore:
     # ---- resuming ----------------------------------------------------------------------------------------------
 
     def check_same(
-        self, *, grid: Grid, classes: Sequence[str], sources: Sequence[str], identity: Mapping[str, str]
+        self, *, grid: Grid, classes: Sequence[str], sources: Sequence[str], identity: Mapping[str, Any]
     ) -> None:
         """Raise StoreMismatch, naming every difference, unless this store is of exactly this work."""
         here = {**self.attrs["identity"], "grid": self.attrs["grid"], "classes": self.class_names}
@@ -550,10 +550,10 @@ def _ome_metadata(kind: Kind, grid: Grid, attributes: Mapping[str, Any]) -> dict
         "multiscales": [{"name": kind, "axes": axes, "datasets": datasets, "type": "mean of predicted values"}],
     }
     if kind == "classes":
-        entries = list(enumerate(attributes["classes"], start=1))
+        labelled = list(enumerate(attributes["classes"], start=1))
         ome["image-label"] = {
-            "colors": [{"label-value": label, "rgba": [*rgb(entry), 255]} for label, entry in entries],
-            "properties": [{"label-value": label, "name": entry["name"]} for label, entry in entries],
+            "colors": [{"label-value": label, "rgba": [*rgb(entry), 255]} for label, entry in labelled],
+            "properties": [{"label-value": label, "name": entry["name"]} for label, entry in labelled],
         }
     else:
         entries = attributes["classes"] if kind == "probabilities" else [{"name": n} for n in attributes["sources"]]
