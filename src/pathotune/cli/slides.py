@@ -83,7 +83,7 @@ def _describe(path: Path, slide_mpp: float | None, thumbnail: Path | None) -> di
 
 
 def _tissue(slide: Slide) -> tuple[float, list[str]]:
-    from pathotune.tiles import tissue_mask
+    from pathotune.tiles.tissue import tissue_mask
 
     mask = tissue_mask(slide)
     empty = ["Almost no tissue was found on this slide."] if mask.is_almost_empty else []
@@ -104,15 +104,16 @@ def _write_thumbnail(slide: Slide, path: Path) -> None:
 def _show(facts: dict[str, Any]) -> None:
     """Facts for people, on stderr."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     console = Console(stderr=True)
-    table = Table(title=Path(facts["path"]).name, show_header=False, title_justify="left")
+    table = Table(title=escape(Path(facts["path"]).name), show_header=False, title_justify="left")
     for name, value in _rows(facts):
-        table.add_row(name, value)
+        table.add_row(name, escape(value))
     console.print(table)
     for warning in facts["warnings"]:
-        console.print(f"• {warning}", style="yellow", highlight=False)
+        console.print(f"• {warning}", style="yellow", highlight=False, markup=False)
 
 
 def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:

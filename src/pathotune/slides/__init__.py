@@ -54,6 +54,8 @@ def open_slide(
     """
     stated = pixel_size.stated(mpp) if mpp is not None else None
     path = Path(path).expanduser()
+    if path.name in ("", ".."):
+        path = path.resolve()
     names = [READERS[reader].name] if reader else list(READERS)
     if not path.exists():
         raise FileMissing(path, "slide")
@@ -79,6 +81,10 @@ def _first_that_opens(path: Path, names: list[str]) -> Source:
             advice = advice or declined.advice
             if declined.final:
                 break
+        except PermissionError:
+            tried.append((name, "the file may not be read"))
+            advice = "Ask for the permission to read it, or copy it to a place of your own."
+            break
         except Exception as error:  # whatever a library meets in a damaged file is a reason to decline
             tried.append((name, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"))
     raise SlideUnreadable(path, tried, advice)

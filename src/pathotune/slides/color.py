@@ -38,8 +38,13 @@ class ToSrgb:
         from PIL import ImageCms
 
         try:
+            # Without its one-pixel cache a transform holds no state, so that threads may share it.
             self._transform = ImageCms.buildTransform(
-                ImageCms.getOpenProfile(io.BytesIO(icc)), ImageCms.createProfile("sRGB"), "RGB", "RGB"
+                ImageCms.getOpenProfile(io.BytesIO(icc)),
+                ImageCms.createProfile("sRGB"),
+                "RGB",
+                "RGB",
+                flags=ImageCms.Flags.NOCACHE,
             )
         except (ImageCms.PyCMSError, OSError) as error:
             raise ValueError(str(error)) from error

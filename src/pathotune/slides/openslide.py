@@ -51,7 +51,8 @@ class OpenSlideSource(Source):
         x, y = column * width, row * height
         stored = self.facts.levels[level]
         size = min(width, stored.width - x), min(height, stored.height - y)
-        # openslide takes level-0 coordinates and divides by its own ratio, so that ratio must lead there.
+        # openslide takes level-0 coordinates and divides by its own ratio, so that ratio must lead there. Where the
+        # ratio is no whole number it resamples by less than half a pixel of the level; level 0 is exact.
         ratio = self._downsamples[level]
         picture = self._slide.read_region((round(x * ratio), round(y * ratio)), level, size)
         return np.ascontiguousarray(on_white(np.asarray(picture)))

@@ -46,7 +46,8 @@ def test_all_levels_of_a_file_are_found_whatever_their_ratios(draw, make_tiff, r
     with open_slide(path) as slide:
         assert [(level.width, level.height) for level in slide.levels[1:]] == list(sizes)
         assert [level.downsample for level in slide.levels[1:]] == pytest.approx(ratios, rel=2e-3)
-        assert all(level.downsample == ratio for level, ratio in zip(slide.levels[1:], ratios) if ratio == int(ratio))
+        exact = [(level.downsample, ratio) for level, ratio in zip(slide.levels[1:], ratios, strict=True)]
+        assert all(found == ratio for found, ratio in exact if ratio == int(ratio))
         assert slide.associated_images == ()
 
 
@@ -145,3 +146,29 @@ def test_a_thumbnail_is_the_slide_made_small(draw, make_tiff):
         assert np.abs(small.astype(float) - pixels.reshape(100, 10, 200, 10, 3).mean(axis=(1, 3))).max() <= 2
         assert slide.thumbnail(5000).shape == (1000, 2000, 3)
         assert slide.thumbnail(1).shape == (1, 1, 3)
+
+
+PHILIPS = """<?xml version="1.0" encoding="UTF-8" ?><DataObject ObjectType="DPUfsImport">
+<Attribute Name="DICOM_MANUFACTURER" Group="0x0008" Element="0x0070" PMSVR="IString">PHILIPS</Attribute>
+<Attribute Name="PIM_DP_SCANNED_IMAGES" Group="0x301D" Element="0x1003" PMSVR="IDataObjectArray"><Array>
+<DataObject ObjectType="DPScannedImage">{levels}</DataObject></Array></Attribute></DataObject>"""
+PHILIPS_LEVEL = """<DataObject ObjectType="PixelDataRepresentation"><Attribute Name="DICOM_PIXEL_SPACING" Group="0x0028"
+Element="0x0030" PMSVR="IDoubleArray">"{spacing}" "{spacing}"</Attribute></DataObject>"""
+
+
+def test_philips_pads_its_levels_and_they_are_powers_of_two_all_the_same(draw, make_tiff):
+    """Every level is padded to whole tiles, so that sizes alone would give 1, 1.97, 3.66 …"""
+    levels = "".join(PHILIPS_LEVEL.format(spacing=0.00025 * 2**i) for i in range(3))
+    path = make_tiff(
+        draw(1408, 1152),
+        levels=((768, 640), (384, 384)),
+        marked=False,
+        tile=(128, 128),
+        software="Philips DP v1.0",
+        description=PHILIPS.format(levels=levels),
+    )
+    with open_slide(path) as slide:
+        assert slide.vendor == "philips"
+        assert [level.downsample for level in slide.levels] == [1, 2, 4]
+        assert (slide.mpp.x, slide.mpp.source) == (pytest.approx(0.25), "philips")
+        assert np.array_equal(slide.read(0, 0, 1408, 1152), draw(1408, 1152))

@@ -131,7 +131,7 @@ def test_with_mpp_shares_the_file_and_outlives_the_first(draw, make_tiff):
 
 @pytest.mark.parametrize("value", [0, -1, 1000, float("nan"), 0.01])
 def test_an_implausible_statement_is_refused(draw, make_tiff, value):
-    with pytest.raises(UsageError, match="between 0.05 and 20"):
+    with pytest.raises(UsageError, match=r"between 0\.05 and 20"):
         open_slide(make_tiff(draw(300, 300)), mpp=value)
 
 

@@ -190,8 +190,8 @@ def test_facts_are_json(draw, make_svs):
     ]
     assert facts["vendor"] == "aperio"
     assert set(facts) == {
-        "path", "reader", "vendor", "width_px0", "height_px0", "levels", "mpp_x", "mpp_y", "mpp_source", "objective_power",
-        "bounds_px0", "associated_images", "icc_profile", "fingerprint", "warnings",
+        "path", "reader", "vendor", "width_px0", "height_px0", "levels", "mpp_x", "mpp_y", "mpp_source",
+        "objective_power", "bounds_px0", "associated_images", "icc_profile", "fingerprint", "warnings",
     }  # fmt: skip
 
 

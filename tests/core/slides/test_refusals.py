@@ -21,7 +21,7 @@ def refusal(path, **options) -> SlideUnreadable:
 
 
 def test_no_such_file_is_said(tmp_path):
-    with pytest.raises(FileMissing, match="nothing.svs"):
+    with pytest.raises(FileMissing, match=r"nothing\.svs"):
         open_slide(tmp_path / "nothing.svs")
 
 
