@@ -50,11 +50,12 @@ def check_backbone(card: BackboneCard, weights: Path | None = None) -> dict[str,
     BackboneUnavailable, WeightsRefused
         As `load_backbone`; without weights the sentence says what is needed.
     """
-    import torch
-
     require_loadable(card)
     started = time.perf_counter()
     path = _path_of(card, weights)
+
+    import torch
+
     backbone = load(card, path, None, None) if path is not None else load(card, None, None, None)
     images = torch.from_numpy(fixed_images(card.image_size or 224))
     result: dict[str, Any] = {

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from pathotune.cli.terminal import JsonOption, QuietOption, VerboseOption, print_json, say, set_loudness
-
-if TYPE_CHECKING:
-    from pathotune.backbones import BackboneCard
 
 MARKS = {True: "yes", False: "no", None: "?"}
 
@@ -79,7 +76,7 @@ def _table(*columns: str) -> tuple[Any, Any]:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    console = Console(stderr=True)
     if not console.is_terminal:
         console.width = 140
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -102,15 +99,15 @@ def _draw_backbones(facts: list[dict[str, Any]]) -> None:
 
 def _show_check(name: str, weights: Path | None, as_json: bool, quiet: bool) -> None:
     from pathotune.backbones import backbone_card
-
-    card: BackboneCard = backbone_card(name)
     from pathotune.backbones.reference import check_backbone
+
+    card = backbone_card(name)
 
     say(f"Loading {card.title} twice: here, and the way its library does it …", quiet)
     result = check_backbone(card, weights)
     if as_json:
         print_json(result)
     else:
-        print(result["sentence"])
+        say(result["sentence"], quiet)
     if result["agrees"] is False:
         raise typer.Exit(1)
