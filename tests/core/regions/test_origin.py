@@ -13,7 +13,6 @@ from pathotune.errors import RegionsOffSlide, RegionsUnreadable, UsageError
 from pathotune.regions import Region, Regions, read_regions, write_regions
 from pathotune.slides.source import Level
 
-
 BOUNDS = np.asarray([7000.0, 12_000.0])
 
 
