@@ -153,9 +153,7 @@ def _point_size(slide: Slide | None) -> float:
 
 
 def _features(drawn: list[tuple[Region, Array, str]]) -> dict[str, list[str]]:
-    columns: dict[str, list[str]] = {
-        key: [] for key in ("class", "name", "object_type", "locked", "id", "kept")
-    }
+    columns: dict[str, list[str]] = {key: [] for key in ("class", "name", "object_type", "locked", "id", "kept")}
     parts = Counter(id(region) for region, _, _ in drawn)
     # Parts of one region need an id in common to be one region again.
     ids = {id(region): region.id or (str(uuid.uuid4()) if parts[id(region)] > 1 else "") for region, _, _ in drawn}
@@ -284,7 +282,5 @@ def _slit(polygon: Any) -> Array:
         distance = ((outline[:, None, :] - hole[None, :, :]) ** 2).sum(axis=-1)
         at, start = np.unravel_index(int(distance.argmin()), distance.shape)
         turned = np.roll(hole, -int(start), axis=0)
-        outline = np.concatenate(
-            [outline[: at + 1], turned, turned[:1], outline[at : at + 1], outline[at + 1 :]]
-        )
+        outline = np.concatenate([outline[: at + 1], turned, turned[:1], outline[at : at + 1], outline[at + 1 :]])
     return outline

@@ -10,16 +10,21 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 from magicgui.widgets import CheckBox, ComboBox, Container, LineEdit, SpinBox, create_widget
 from magicgui.widgets.bases import ValueWidget
 
-# Abbreviations a label would otherwise show as they stand in the code.
-WORDS = {
-    "lr": "Learning rate",
-    "mpp": "µm per pixel",
-    "tvp": "Visual prompts",
+# Fields whose name alone is no plain English.
+LABELS = {
+    "tvp_tokens": "Visual prompts",
+    "tvp_depth": "They enter",
     "ttp": "Sentence prompts",
+    "ttp_depth": "They enter",
     "ivp": "Instance prompts",
-    "vrm": "Refine module",
-    "px": "(px)",
-    "val": "Validation",
+    "ivp_tokens": "How many per tile",
+    "ivp_depth": "They enter",
+    "vrm_width": "Refine module width",
+    "lr": "Learning rate",
+    "val_fraction": "Held out",
+    "split_by": "Held out by",
+    "max_tiles_per_class": "Tiles per class, at most",
+    "batch_size": "Tiles per step",
 }
 
 
@@ -123,8 +128,7 @@ def show_config(form: Container, config: Any) -> None:
 
 def label_of(name: str) -> str:
     """A field's name in plain words: `warmup_epochs` → "Warmup epochs"."""
-    words = [WORDS.get(word, word) for word in name.split("_")]
-    text = " ".join(words)
+    text = LABELS.get(name) or name.replace("_", " ")
     return text[:1].upper() + text[1:]
 
 

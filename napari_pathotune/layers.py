@@ -147,7 +147,7 @@ def attention_layer(
         "translate": placement[1],
         "units": MICROMETRES,
         "colormap": "inferno",
-        "contrast_limits": (0.0, attention_limit(levels[-1])),
+        "contrast_limits": attention_limits(levels[-1]),
         "opacity": 0.7,
         "blending": "translucent",
         "interpolation2d": "linear",
@@ -171,11 +171,14 @@ SOURCES = {
 }
 
 
-def attention_limit(values: Any) -> float:
-    """An upper colour limit that one bright patch does not decide: the 99.5th percentile of what is there."""
+def attention_limits(values: Any) -> tuple[float, float]:
+    """Colour limits that a few patches do not decide: the 2nd and 99.5th percentile of what is there."""
     array = np.asarray(values, dtype=np.float32)
     present = array[np.isfinite(array) & (array > 0)]
-    return float(np.percentile(present, 99.5)) if present.size else 1.0
+    if not present.size:
+        return 0.0, 1.0
+    low, high = (float(value) for value in np.percentile(present, (2, 99.5)))
+    return (low, high) if high > low else (0.0, max(high, 1e-6))
 
 
 def store_layers(store: PredictionStore, slide_path: str | Path, opacity: float = 0.5) -> list[LayerData]:

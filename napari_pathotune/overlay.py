@@ -103,9 +103,7 @@ class ClassGrid:
             return None
         order = np.argsort(values)[::-1]
         first, second = int(order[0]), int(order[min(1, len(order) - 1)])
-        return Reading(
-            self.class_names[first], float(values[first]), self.class_names[second], float(values[second])
-        )
+        return Reading(self.class_names[first], float(values[first]), self.class_names[second], float(values[second]))
 
     def areas_mm2(self) -> dict[str, float]:
         """Predicted area of each class in square millimetres."""
@@ -114,9 +112,7 @@ class ClassGrid:
         cell_mm2 = self.scale_um[0] * self.scale_um[1] / 1e6
         return {name: float(count * cell_mm2) for name, count in zip(self.class_names, counts, strict=True)}
 
-    def cells_of(
-        self, box_px0: tuple[float, float, float, float], mpp: tuple[float, float]
-    ) -> tuple[slice, slice]:
+    def cells_of(self, box_px0: tuple[float, float, float, float], mpp: tuple[float, float]) -> tuple[slice, slice]:
         """The rows and columns whose centres a box in level-0 pixels holds, clipped to the grid.
 
         Parameters

@@ -84,9 +84,8 @@ def _or_notice(read: Callable[[Path], list[LayerData]], path: Path) -> list[Laye
 
 
 def _read_slide(path: Path) -> list[LayerData]:
-    from pathotune.slides import open_slide
-
     from napari_pathotune.layers import slide_layer
+    from pathotune.slides import open_slide
 
     slide = open_slide(path)
     for sentence in slide.warnings:
@@ -118,9 +117,8 @@ def results_folder() -> Path:
 
 
 def _layers_of(store_path: Path, slide_path: Path | str) -> list[LayerData]:
-    from pathotune.inference.predictions import PredictionStore
-
     from napari_pathotune.layers import store_layers
+    from pathotune.inference.predictions import PredictionStore
 
     return list(store_layers(PredictionStore.open(store_path), slide_path, compat.preferences().opacity))
 
@@ -134,10 +132,9 @@ def _read_store(path: Path) -> list[LayerData]:
 
 
 def _read_regions(path: Path) -> list[LayerData]:
-    from pathotune.regions import read_regions
-
     from napari_pathotune.drawings import layers_from_regions
     from napari_pathotune.layers import facts
+    from pathotune.regions import read_regions
 
     viewer = compat.current_viewer()
     slides = [] if viewer is None else [facts(layer)["slide"] for layer in viewer.layers if "slide" in facts(layer)]

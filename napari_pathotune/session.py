@@ -204,7 +204,8 @@ class Session:
             if not waiting:
                 return False
             selected = set(self.viewer.layers.selection)
-            self.viewer.layers.append(Layer.create(*waiting.pop(0)))
+            layer = Layer.create(*waiting.pop(0))
+            self.viewer.layers.insert(self._place_for(facts(layer)["slide_path"]), layer)
             # The person goes on with the layer she had: a new overlay takes neither tools nor keys from her.
             if selected:
                 self.viewer.layers.selection = selected
@@ -212,9 +213,21 @@ class Session:
 
         return add_next
 
+    def _place_for(self, slide_path: str) -> int:
+        """Above a slide and its results, below what is drawn on it."""
+        places = [
+            number
+            for number, layer in enumerate(self.viewer.layers)
+            if same_path(facts(layer).get("slide_path", facts(layer).get("path", "")), slide_path)
+            and facts(layer).get("kind") != "regions"
+        ]
+        return max(places) + 1 if places else len(self.viewer.layers)
+
     def _is_shown(self, store: str, metadata: dict[str, Any]) -> bool:
         kind = metadata["pathotune"]["kind"]
-        return any(facts(layer).get("kind") == kind and same_path(facts(layer)["store"], store) for layer in self.viewer.layers)
+        return any(
+            facts(layer).get("kind") == kind and same_path(facts(layer)["store"], store) for layer in self.viewer.layers
+        )
 
     def repaint(self, result: Result) -> None:
         """Show what changed in a result's grid; cheap, as nothing but this layer's picture is sent again."""

@@ -7,7 +7,19 @@ from pathlib import Path
 from typing import Any
 
 # For what is dropped on the window while it is open; the person's own choices are left alone.
-PATTERNS = ("*.svs", "*.ndpi", "*.scn", "*.bif", "*.mrxs", "*.vms", "*.vmu", "*.svslide", "*.tif", "*.tiff", "*.geojson")
+PATTERNS = (
+    "*.svs",
+    "*.ndpi",
+    "*.scn",
+    "*.bif",
+    "*.mrxs",
+    "*.vms",
+    "*.vmu",
+    "*.svslide",
+    "*.tif",
+    "*.tiff",
+    "*.geojson",
+)
 
 
 def check_napari() -> None:

@@ -76,6 +76,13 @@ class JobRunner(QObject):
         self._client.submit(job)
         self._timer.start()
 
+    def warm(self) -> None:
+        """Start the worker before it is needed: importing its libraries takes several seconds."""
+        if self._client is None or not self._client.alive:
+            self._client = self._make_client()
+            self._client.start()
+        self._rest_timer.start(compat.preferences().keep_worker_minutes * 60_000)
+
     def cancel(self) -> None:
         """Stop the running job; the client kills a worker that does not answer within a second."""
         if self._client is not None and self.session.job.is_active:
@@ -227,9 +234,7 @@ def _read_later(event: events.ShardDone) -> events.ShardDone:
     return event
 
 
-def _read_part(
-    store_path: str, box_px0: tuple[float, float, float, float], result: Result
-) -> tuple[Any, int, int]:
+def _read_part(store_path: str, box_px0: tuple[float, float, float, float], result: Result) -> tuple[Any, int, int]:
     """The probabilities of the cells a box touches, with the row and column of the first."""
     import numpy as np
 

@@ -19,12 +19,12 @@ def write_shapes(path: str, layer_data: list[tuple[Any, dict[str, Any], str]]) -
     The path written, or [] where no slide says what a pixel is (the person is told).
     """
     from napari.layers import Layer
-    from pathotune.errors import PathotuneError
-    from pathotune.regions import Regions, write_regions
 
     from napari_pathotune import compat
     from napari_pathotune.drawings import regions_from_layer
     from napari_pathotune.layers import facts
+    from pathotune.errors import PathotuneError
+    from pathotune.regions import Regions, write_regions
 
     slide_layer = _slide_layer([attributes for _, attributes, _ in layer_data])
     if slide_layer is None:

@@ -12,7 +12,7 @@ from napari_pathotune import compat
 from napari_pathotune.layers import (
     SOURCES,
     attention_levels,
-    attention_limit,
+    attention_limits,
     attention_name,
     facts,
     probability_name,
@@ -35,12 +35,18 @@ class OverlayPanel(QWidget):
         self.legend.setSpacing(1)
         self.opacity = QSlider(Qt.Orientation.Horizontal)
         self.opacity.setRange(0, 100)
-        named(self.opacity, "Overlay opacity", f"How strongly the classes cover the tissue. Hold {HIDE_KEY} to hide them.")
+        named(
+            self.opacity, "Overlay opacity", f"How strongly the classes cover the tissue. Hold {HIDE_KEY} to hide them."
+        )
         self.opacity.valueChanged.connect(self._on_opacity_changed)
         self.fade = QCheckBox("Fainter where less certain")
-        named(self.fade, "Fainter where less certain", "The overlay is faint where two classes are close to each other.")
+        named(
+            self.fade, "Fainter where less certain", "The overlay is faint where two classes are close to each other."
+        )
         self.fade.toggled.connect(self._on_fade_toggled)
-        self.heat = combo("Heat map", "Show the probability of one class, or where the model looked, instead of the classes.")
+        self.heat = combo(
+            "Heat map", "Show the probability of one class, or where the model looked, instead of the classes."
+        )
         self.heat.activated.connect(self._on_heat_activated)
         self.cursor = text_label(tooltip="What the prediction says under the cursor.")
         self._lay_out()
@@ -198,7 +204,7 @@ def show_source(result: Result, source: str, title: str) -> None:
         return
     levels = attention_levels(store, source)
     result.attention.data = levels if result.attention.multiscale else levels[0]
-    result.attention.contrast_limits = (0.0, attention_limit(levels[-1]))
+    result.attention.contrast_limits = attention_limits(levels[-1])
     result.attention.name = attention_name(source, title)
     about["source"] = source
 
@@ -207,9 +213,13 @@ def place_text(place: Place | None) -> str:
     """What lies under the cursor, in one line."""
     if place is None:
         return ""
-    where = f"x {thousands(place.x_um)} µm, y {thousands(place.y_um)} µm"
+    where = f"x\u00a0{thousands(place.x_um)}\u00a0µm, y\u00a0{thousands(place.y_um)}\u00a0µm"
     if place.reading is None:
         return where
     reading = place.reading
-    second = f" ({reading.second_class} {reading.second_probability:.2f})" if reading.second_class != reading.class_name else ""
-    return f"{reading.class_name} {reading.probability:.2f}{second} · {where}"
+    second = (
+        f" ({reading.second_class} {reading.second_probability:.2f})"
+        if reading.second_class != reading.class_name
+        else ""
+    )
+    return f"{reading.class_name}\u00a0{reading.probability:.2f}{second} · {where}"

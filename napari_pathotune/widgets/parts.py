@@ -15,12 +15,17 @@ from qtpy.QtWidgets import (
     QLayout,
     QPushButton,
     QSizePolicy,
+    QStyle,
+    QStyleOptionComboBox,
+    QStylePainter,
     QToolButton,
     QVBoxLayout,
     QWidget,
 )
 
 SWATCH_PX = 14
+# Readable on dark and light themes alike, unlike Qt's own dark blue.
+LINK_COLOR = "#4a90d9"
 
 
 def named(widget: Any, name: str, tooltip: str) -> Any:
@@ -31,12 +36,42 @@ def named(widget: Any, name: str, tooltip: str) -> Any:
     return widget
 
 
-def text_label(text: str = "", tooltip: str = "") -> QLabel:
+class WrappedLabel(QLabel):
+    """A label that wraps, takes any width, and is exactly as tall as its text at that width.
+
+    Qt's own height-for-width is lost in tabs, frames and scroll areas, which leaves gaps or cuts lines off.
+    """
+
+    def __init__(self, text: str = "") -> None:
+        super().__init__()
+        self.setWordWrap(True)
+        self.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
+        self.setText(text)
+
+    def setText(self, text: str) -> None:
+        """Qt: show this text."""
+        super().setText(text)
+        self._fit()
+
+    def hasHeightForWidth(self) -> bool:
+        """Qt: no, the height is set here."""
+        return False
+
+    def resizeEvent(self, event: Any) -> None:
+        """Qt: the width may have changed."""
+        super().resizeEvent(event)
+        self._fit()
+
+    def _fit(self) -> None:
+        height = self.heightForWidth(max(self.width(), 40))
+        if height > 0 and height != self.height():
+            self.setFixedHeight(height)
+
+
+def text_label(text: str = "", tooltip: str = "") -> WrappedLabel:
     """A label that wraps and whose text can be copied."""
-    label = QLabel(text)
-    label.setWordWrap(True)
-    label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-    label.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
+    label = WrappedLabel(text)
     label.setToolTip(tooltip)
     return label
 
@@ -48,13 +83,30 @@ def heading(text: str) -> QLabel:
     return label
 
 
+class ElidedCombo(QComboBox):
+    """A combo box that ends a text it has no room for with …, and shows all of it as its tooltip."""
+
+    def paintEvent(self, event: Any) -> None:
+        """Qt: paint, with the text cut to what fits."""
+        painter = QStylePainter(self)
+        option = QStyleOptionComboBox()
+        self.initStyleOption(option)
+        style = QStyle.ComplexControl.CC_ComboBox
+        field = self.style().subControlRect(style, option, QStyle.SubControl.SC_ComboBoxEditField, self)
+        room = min(field.width(), self.width() - 30) - 8
+        option.currentText = self.fontMetrics().elidedText(option.currentText, Qt.TextElideMode.ElideMiddle, room)
+        painter.drawComplexControl(style, option)
+        painter.drawControl(QStyle.ControlElement.CE_ComboBoxLabel, option)
+
+
 def combo(name: str, tooltip: str) -> QComboBox:
     """A combo box that shrinks with the dock instead of widening it."""
-    box = QComboBox()
+    box = ElidedCombo()
     box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
     box.setMinimumContentsLength(12)
     box.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
     named(box, name, tooltip)
+    box.currentTextChanged.connect(lambda text: box.setToolTip(f"{text}\n\n{tooltip}" if text else tooltip))
     return box
 
 

@@ -43,7 +43,8 @@ class PredictOptions:
         int | None, {"label": "Tiles at once", "tooltip": "Empty: as many as suits this machine. Halves by itself."}
     ] = None
     device: Annotated[
-        Literal["auto", "cpu", "cuda", "mps"], {"tooltip": "What computes; auto takes the graphics card where there is one."}
+        Literal["auto", "cpu", "cuda", "mps"],
+        {"tooltip": "What computes; auto takes the graphics card where there is one."},
     ] = "auto"
     precision: Annotated[
         Literal["auto", "float32", "bfloat16"],
@@ -63,7 +64,9 @@ class PredictPanel(QWidget):
         wanted = compat.preferences()
         self.options = PredictOptions(device=wanted.device, precision=wanted.precision)
         self.tuning = TuningPanel(session)
-        self.place = combo("Where to predict", "What is predicted. What is in view comes first, so that you see it soon.")
+        self.place = combo(
+            "Where to predict", "What is predicted. What is in view comes first, so that you see it soon."
+        )
         for text, value in PLACES:
             self.place.addItem(text, value)
         self.go = button("Predict", "Predict with the chosen tuning; the overlay fills in while you look around.")
@@ -74,7 +77,13 @@ class PredictPanel(QWidget):
         self.fold.put(self.form.native)
         self._lay_out()
         self.go.clicked.connect(self.predict)
-        for signal in (session.slides_changed, session.active_changed, session.tuning_changed, session.drawings_changed):
+        self.tuning.choice.activated.connect(self._on_tuning_chosen)
+        for signal in (
+            session.slides_changed,
+            session.active_changed,
+            session.tuning_changed,
+            session.drawings_changed,
+        ):
             signal.connect(self.refresh)
         session.job_changed.connect(self._on_job_changed)
         self.place.activated.connect(lambda _: self.refresh())
@@ -183,6 +192,10 @@ class PredictPanel(QWidget):
         layers = [layer for layer in self.session.drawing_layers() if hasattr(layer, "shape_type") and len(layer.data)]
         chosen = [layer for layer in layers if layer in self.session.viewer.layers.selection]
         return (chosen or layers or [None])[-1]
+
+    def _on_tuning_chosen(self) -> None:
+        if self.session.tuning is not None and self.session.slide is not None:
+            self.runner.warm()
 
     def _on_job_changed(self, job: JobState) -> None:
         self.go.setEnabled(not job.is_active and not self.missing())

@@ -17,6 +17,7 @@ class ProgressPanel(QWidget):
     def __init__(self, session: Session, runner: JobRunner) -> None:
         super().__init__()
         self.session, self.runner = session, runner
+        self._said: list[str] = []
         self.bar = QProgressBar()
         self.bar.setTextVisible(False)
         self.bar.setMaximumHeight(14)
@@ -45,17 +46,23 @@ class ProgressPanel(QWidget):
         self.cancel.setEnabled(job.stage in ("starting", "running"))
         if job.stage == "starting":
             self.note.setText("")
+            self._said.clear()
         # An unknown length is shown as a moving bar.
         known = job.stage == "running" and job.total > 0
         self.bar.setRange(0, job.total if known else 0)
         self.bar.setValue(job.done if known else 0)
         self.text.setText(progress_text(job))
         self.text.setVisible(bool(self.text.text()))
+        if not job.is_active:
+            # What was said on the way is kept for who wants to know.
+            self.text.setToolTip("\n".join(self._said))
+            self.note.setText("")
         self.note.setVisible(bool(self.note.text()))
         if job.stage == "failed":
             compat.show_error(job.text)
 
     def _on_noted(self, level: str, text: str) -> None:
+        self._said.append(text)
         self.note.setText(text)
         self.note.setVisible(True)
         if level == "warning":
@@ -72,7 +79,10 @@ def progress_text(job: JobState) -> str:
         return "Cancelled. What was done is kept."
     if job.stage == "done":
         return done_text(job)
-    parts = [f"{job.phase[:1].upper()}{job.phase[1:]}" if job.phase else "", f"{thousands(job.done)} of {thousands(job.total)} {job.unit}"]
+    parts = [
+        f"{job.phase[:1].upper()}{job.phase[1:]}" if job.phase else "",
+        f"{thousands(job.done)} of {thousands(job.total)} {job.unit}",
+    ]
     if job.rate:
         parts.append(f"{thousands(job.rate)} {job.unit}/s" if job.rate >= 10 else f"{job.rate:.1f} {job.unit}/s")
     if job.seconds_left is not None:

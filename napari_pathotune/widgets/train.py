@@ -7,7 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import QSignalBlocker, Qt
+from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QInputDialog, QLabel, QLineEdit, QVBoxLayout, QWidget
 
 from napari_pathotune import compat
@@ -16,6 +16,7 @@ from napari_pathotune.layers import DEFAULT_COLOR, facts, rgb
 from napari_pathotune.reader import results_folder
 from napari_pathotune.session import JobState, Session
 from napari_pathotune.widgets.parts import (
+    LINK_COLOR,
     Card,
     Fold,
     button,
@@ -45,8 +46,12 @@ class TunePanel(QWidget):
         self.classes = QVBoxLayout()
         self.classes.setSpacing(1)
         self.add_class = button("Add class…", "Make a layer to draw regions of one class in.", "Add a class")
-        self.load_regions = button("Load regions…", "Open regions drawn elsewhere: GeoJSON of QuPath, ASAP or ImageScope XML.")
-        self.task = combo("Task", "What the classes mean. A task gives classes, colours and the sentences the model reads.")
+        self.load_regions = button(
+            "Load regions…", "Open regions drawn elsewhere: GeoJSON of QuPath, ASAP or ImageScope XML."
+        )
+        self.task = combo(
+            "Task", "What the classes mean. A task gives classes, colours and the sentences the model reads."
+        )
         self.task_card = Card("About this task")
         self.make_layers = button("Make its layers", "Make one empty layer per class of the task, in its colours.")
         self.backbone = combo("Backbone", "The frozen model the prompts are tuned in.")
@@ -149,6 +154,7 @@ class TunePanel(QWidget):
             self.classes.addWidget(line)
         if not self.classes.count():
             self.classes.addWidget(text_label("Nothing is drawn yet. Add a class and outline some tissue of it."))
+        self._suggest()
         self._say_missing()
 
     def _say_missing(self) -> None:
@@ -220,7 +226,9 @@ class TunePanel(QWidget):
         if slide is None or slide_layer is None or slide.mpp is None:
             raise RuntimeError("tune was called although something is missing")
         out = free_path(self.name.text().strip() or self.suggested_name())
-        regions = [region for layer in self.session.drawing_layers() for region in regions_from_layer(layer, slide_layer)]
+        regions = [
+            region for layer in self.session.drawing_layers() for region in regions_from_layer(layer, slide_layer)
+        ]
         session_folder = out.with_name(f"{out.name.removesuffix('.pathotune.safetensors')}.session")
         session_folder.mkdir(parents=True, exist_ok=True)
         regions_path = write_regions(Regions(regions), session_folder / f"{slide.path.name}.geojson", slide)
@@ -287,8 +295,9 @@ class TunePanel(QWidget):
 
     def new_class_layer(self, name: str, color: tuple[int, int, int]) -> Any:
         """An empty Shapes layer for one class, on the active slide and ready to draw polygons in."""
-        from napari_pathotune.drawings import empty_class_layer
         from napari.layers import Layer
+
+        from napari_pathotune.drawings import empty_class_layer
 
         layer = Layer.create(*empty_class_layer(name, color, self.session.slide))
         self.session.viewer.layers.append(layer)
@@ -361,7 +370,9 @@ def task_lines(task: Task) -> list[str]:
         f"{swatch_html(rgb(entry.color or DEFAULT_COLOR))}&nbsp;{escape(entry.name)}" for entry in task.classes
     )
     sentences = [f"“{escape(sentence)}”" for sentence in task.sentences]
-    facts_line = " · ".join(part for part in (task.organ, task.stain, f"{task.mpp:g} µm per pixel" if task.mpp else "") if part)
+    facts_line = " · ".join(
+        part for part in (task.organ, task.stain, f"{task.mpp:g} µm per pixel" if task.mpp else "") if part
+    )
     return [classes, escape(facts_line), *sentences]
 
 
@@ -370,7 +381,7 @@ def backbone_lines(card: BackboneCard) -> list[str]:
     known = card.facts()
     size = f"{card.params_m:g} M parameters" if card.params_m else ""
     reads = f"reads at {card.mpp:g} µm per pixel" if card.mpp else ""
-    lines = [" · ".join(escape(part).replace(" ", "\u00a0") for part in (size, reads) if part)]
+    lines = [", ".join(escape(part).replace(" ", "\u00a0") for part in (size, reads) if part)]
     limits = [card.licence or "licence not stated"]
     if card.non_commercial:
         limits.append("no commercial use")
@@ -383,7 +394,7 @@ def backbone_lines(card: BackboneCard) -> list[str]:
         lines.append("On this machine: yes")
     else:
         gate = "asks for an agreement first" if card.gated else "downloaded on first use"
-        page = f' · <a href="{card.where_to_ask}">its page</a>' if card.where_to_ask else ""
+        page = f' · <a href="{card.where_to_ask}" style="color: {LINK_COLOR}">its page</a>' if card.where_to_ask else ""
         lines.append(f"On this machine: no ({gate}){page}")
     if not card.takes_prompts:
         lines.append("Takes no prompts: use the linear probe.")

@@ -28,8 +28,12 @@ class TuningPanel(QWidget):
         super().__init__()
         self.session = session
         self._others: list[Path] = []
-        self.choice = combo("Tuning", "A tuning file: what was learned from drawn regions. Those in the results folder are listed.")
-        self.other = button("Open…", "Choose a tuning file (.pathotune.safetensors) from another folder.", "Open a tuning file")
+        self.choice = combo(
+            "Tuning", "A tuning file: what was learned from drawn regions. Those in the results folder are listed."
+        )
+        self.other = button(
+            "Open…", "Choose a tuning file (.pathotune.safetensors) from another folder.", "Open a tuning file"
+        )
         self.card = Card("About this tuning")
         row = QHBoxLayout()
         row.addWidget(self.choice, 1)
@@ -99,10 +103,14 @@ class TuningPanel(QWidget):
 def tuning_lines(tuning: Tuning) -> list[str]:
     """A tuning's card: classes with colours, backbone, pixel size, how it was judged."""
     classes = " &nbsp; ".join(
-        f"{swatch_html(rgb(entry['color'] or (128, 128, 128)))}&nbsp;{escape(str(entry['name']))}" for entry in tuning.classes
+        f"{swatch_html(rgb(entry['color'] or (128, 128, 128)))}&nbsp;{escape(str(entry['name']))}"
+        for entry in tuning.classes
     )
     method = escape(_title_of(tuning.method))
-    lines = [classes, f"{method} on {escape(str(tuning.backbone['name']))}, reads tissue at {tuning.reading.mpp:g} µm per pixel"]
+    lines = [
+        classes,
+        f"{method} on {escape(str(tuning.backbone['name']))}, reads tissue at {tuning.reading.mpp:g} µm per pixel",
+    ]
     judged = _judged(tuning.training.get("metrics") or {})
     made = str(tuning.created)[:10]
     lines.append(" · ".join(part for part in (judged, f"made {made}" if made else "") if part))

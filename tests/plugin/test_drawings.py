@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 pytest.importorskip("napari")
-import shapely  # noqa: E402
-from napari.layers import Image, Layer, Points, Shapes  # noqa: E402
+import shapely
+from napari.layers import Image, Layer, Points, Shapes
 
-from napari_pathotune.drawings import class_names_of, layers_from_regions, regions_from_layer  # noqa: E402
-from napari_pathotune.layers import facts, slide_layer  # noqa: E402
-from pathotune.regions.region import Region  # noqa: E402
+from napari_pathotune.drawings import class_names_of, layers_from_regions, regions_from_layer
+from napari_pathotune.layers import facts, slide_layer
+from pathotune.regions.region import Region
 
 RECTANGLE = shapely.box(100, 40, 180, 120)
 

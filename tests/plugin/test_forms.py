@@ -10,9 +10,9 @@ import pytest
 
 pytest.importorskip("magicgui")
 
-from pathotune.errors import UsageError  # noqa: E402
-from pathotune.methods import METHODS, config_class  # noqa: E402
-from pathotune.training.schedule import TrainingConfig  # noqa: E402
+from pathotune.errors import UsageError
+from pathotune.methods import METHODS, config_class
+from pathotune.training.schedule import TrainingConfig
 
 pytestmark = pytest.mark.usefixtures("qapp")
 

@@ -69,7 +69,10 @@ def test_import_and_first_form_are_light() -> None:
         "dock.close()\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env={**_environment(), "QT_QPA_PLATFORM": "offscreen"}
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env={**_environment(), "QT_QPA_PLATFORM": "offscreen"},
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == ["[]", "[]"]

@@ -10,8 +10,8 @@ import pytest
 
 pytest.importorskip("qtpy.QtWidgets")
 pytest.importorskip("napari")
-from napari.layers import Shapes  # noqa: E402
-from qtpy.QtWidgets import (  # noqa: E402
+from napari.layers import Shapes
+from qtpy.QtWidgets import (
     QAbstractButton,
     QAbstractSlider,
     QAbstractSpinBox,
@@ -22,12 +22,12 @@ from qtpy.QtWidgets import (  # noqa: E402
     QWidget,
 )
 
-from napari_pathotune.layers import result_layers, slide_layer  # noqa: E402
-from napari_pathotune.overlay import ClassGrid  # noqa: E402
-from napari_pathotune.session import JobState, session_of  # noqa: E402
-from napari_pathotune.widgets.progress import duration, progress_text  # noqa: E402
-from pathotune.methods.checkpoint import Tuning  # noqa: E402
-from pathotune.tiles import Reading  # noqa: E402
+from napari_pathotune.layers import result_layers, slide_layer
+from napari_pathotune.overlay import ClassGrid
+from napari_pathotune.session import JobState
+from napari_pathotune.widgets.progress import duration, progress_text
+from pathotune.methods.checkpoint import Tuning
+from pathotune.tiles import Reading
 
 
 @pytest.fixture
@@ -69,7 +69,9 @@ def test_every_control_has_a_name_and_a_tooltip(dock: Any) -> None:
     kinds = (QAbstractButton, QComboBox, QLineEdit, QAbstractSlider, QAbstractSpinBox)
     unnamed = []
     for control in dock.findChildren(QWidget):
-        inner = isinstance(control.parent(), QAbstractSpinBox | QComboBox | QTabBar) or control.objectName().startswith("qt_")
+        inner = isinstance(control.parent(), QAbstractSpinBox | QComboBox | QTabBar) or control.objectName().startswith(
+            "qt_"
+        )
         if not isinstance(control, kinds) or isinstance(control, QScrollBar) or inner:
             continue
         if not control.accessibleName() or not control.toolTip():

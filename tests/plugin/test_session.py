@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 pytest.importorskip("napari")
-from napari.components import ViewerModel  # noqa: E402
-from napari.layers import Shapes  # noqa: E402
+from napari.components import ViewerModel
+from napari.layers import Shapes
 
-from napari_pathotune.layers import facts, result_layers, slide_layer  # noqa: E402
-from napari_pathotune.overlay import ClassGrid  # noqa: E402
-from napari_pathotune.session import Session, session_of  # noqa: E402
-from pathotune import events  # noqa: E402
+from napari_pathotune.layers import facts, result_layers, slide_layer
+from napari_pathotune.overlay import ClassGrid
+from napari_pathotune.session import Session, session_of
+from pathotune import events
 
 
 @pytest.fixture

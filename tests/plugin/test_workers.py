@@ -11,11 +11,11 @@ import pytest
 
 pytest.importorskip("qtpy.QtCore")
 
-from napari_pathotune import workers  # noqa: E402
-from napari_pathotune.layers import facts, result_layers  # noqa: E402
-from napari_pathotune.overlay import ClassGrid  # noqa: E402
-from napari_pathotune.session import session_of  # noqa: E402
-from pathotune import events  # noqa: E402
+from napari_pathotune import workers
+from napari_pathotune.layers import facts, result_layers
+from napari_pathotune.overlay import ClassGrid
+from napari_pathotune.session import session_of
+from pathotune import events
 
 STORE = "/results/slide.tuning.pathotune.zarr"
 
@@ -68,12 +68,16 @@ def empty_grid() -> ClassGrid:
     return ClassGrid(probabilities, ("a", "b"), np.array([[9, 9, 9], [1, 2, 3]]), (50.0, 50.0), (24.75, 24.75))
 
 
-def test_events_reach_the_session_without_waiting(runner: Any, client: FakeClient, run_loop: Callable[..., bool]) -> None:
+def test_events_reach_the_session_without_waiting(
+    runner: Any, client: FakeClient, run_loop: Callable[..., bool]
+) -> None:
     session = runner.session
     start = time.perf_counter()
     runner.submit(FakeJob(), "/s.svs", "Starting…")
     assert time.perf_counter() - start < 0.05 and client.calls == ["start", "submit"]
-    client.events = [events.Step("predict", n, 100, rate=50.0) for n in range(0, 100, 5)] + [events.Finished({"tiles": 100})]
+    client.events = [events.Step("predict", n, 100, rate=50.0) for n in range(0, 100, 5)] + [
+        events.Finished({"tiles": 100})
+    ]
     seen: list[str] = []
     session.job_changed.connect(lambda job: seen.append(job.stage))
     assert run_loop(2, lambda: session.job.stage == "done")
@@ -86,7 +90,9 @@ def test_a_second_job_waits_for_the_first(runner: Any, client: FakeClient, notic
     assert client.calls == ["start", "submit"] and "running" in notices[0]
 
 
-def test_cancel_asks_at_once_and_ends_as_cancelled(runner: Any, client: FakeClient, run_loop: Callable[..., bool]) -> None:
+def test_cancel_asks_at_once_and_ends_as_cancelled(
+    runner: Any, client: FakeClient, run_loop: Callable[..., bool]
+) -> None:
     runner.submit(FakeJob(), "/s.svs", "")
     runner.cancel()
     assert client.calls[-1] == "cancel" and runner.session.job.stage == "cancelling"
@@ -123,7 +129,10 @@ def test_shards_are_painted_as_they_come(
     monkeypatch.setattr(workers, "_read_part", read)
     runner.submit(FakeJob(), "/s.svs", "")
     on_disk[0, :2] = 1
-    client.events = [events.ShardDone(STORE, 0, 1, 2, (0, 0, 600, 200)), events.ShardDone(STORE, 0, 1, 2, (0, 0, 600, 200))]
+    client.events = [
+        events.ShardDone(STORE, 0, 1, 2, (0, 0, 600, 200)),
+        events.ShardDone(STORE, 0, 1, 2, (0, 0, 600, 200)),
+    ]
     assert run_loop(3, lambda: len(runner.session.results) == 1 and grid.predicted_cells == 12)
     overlay = next(layer for layer in viewer.layers if facts(layer)["kind"] == "classes")
     assert overlay.data[0, 0, 3] > 0 and overlay.data[3, 0, 3] == 0
