@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,7 +70,7 @@ def soft(field: Floats, threshold: float, width: float) -> Floats:
     return ramp
 
 
-def fibres(ground: Ground, angle: Floats, grain_um: float, stretch: float, directions: int = 8) -> Floats:
+def fibres(ground: Ground, angle: Floats, grain_um: float, stretch: float, directions: int = 6) -> Floats:
     """Fibrous noise whose fibres follow a field of directions (radians): oriented noises, blended by direction."""
     total = np.zeros_like(angle)
     power = np.zeros_like(angle)
@@ -298,16 +299,38 @@ def background(ground: Ground) -> Dyes:
 Painter = Callable[[Ground], Dyes]
 
 
+ROTATIONS = (0.0, 0.8, 0.4, 1.2, 0.2, 1.0, 0.6, 0.0)
+
+
 def matched(dyes: Dyes, model: Dyes) -> Dyes:
-    """`dyes` with the amounts changed so that each dye is spread over the area as in `model`."""
+    """`dyes` with the amounts changed so that both dyes together are spread over the area as in `model`.
+
+    The two spreads are made equal along one direction of the plane of amounts after the other, which carries one
+    cloud of points into the other (iterative distribution transfer, Pitié et al. 2007).
+    """
+    nuclear, matrix = dyes.nuclear, dyes.matrix
+    for angle in ROTATIONS:
+        cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
+        u = _spread_as(cos * nuclear + sin * matrix, cos * model.nuclear + sin * model.matrix)
+        v = _spread_as(cos * matrix - sin * nuclear, cos * model.matrix - sin * model.nuclear)
+        nuclear, matrix = cos * u - sin * v, sin * u + cos * v
+    return Dyes(np.maximum(nuclear, 0), np.maximum(matrix, 0), dyes.marker)
+
+
+def _spread_as(values: Floats, wanted: Floats) -> Floats:
+    """The values, moved without changing their order so that they are spread as the wanted ones."""
     steps = np.linspace(0, 1, 513)
+    have, want = np.quantile(values[::3, ::3], steps), np.quantile(wanted[::3, ::3], steps)
+    # Ties would make the mapping ambiguous where much of the area is empty.
+    have = have + np.arange(len(steps)) * 1e-7
+    return np.interp(values, have, want).astype(np.float32)
 
-    def spread_as(values: Floats, wanted: Floats) -> Floats:
-        have, want = np.quantile(values[::2, ::2], steps), np.quantile(wanted[::2, ::2], steps)
-        have = np.maximum.accumulate(have + np.arange(len(steps)) * 1e-9)
-        return np.interp(values, have, want).astype(np.float32)
 
-    return Dyes(spread_as(dyes.nuclear, model.nuclear), spread_as(dyes.matrix, model.matrix), dyes.marker)
+def _uneven(dyes: Dyes, ground: Ground) -> Dyes:
+    """The section thicker here and thinner there, and each dye taken up unevenly, as no two tiles look alike."""
+    nuclear = np.float32(1) + np.float32(0.09) * ground.noise(70.0)
+    matrix = np.float32(1) + np.float32(0.11) * ground.noise(55.0)
+    return Dyes(dyes.nuclear * nuclear, dyes.matrix * matrix, dyes.marker)
 
 
 PAINTERS: dict[str, Painter] = {
@@ -327,9 +350,18 @@ MODELS = {"benign_glands": "tumor", "smooth_muscle": "stroma"}
 """Which texture lends its amounts of dye to its look-alike."""
 
 
+@lru_cache(maxsize=2)
+def _model(name: str, size: int, mpp: float, seed: int) -> Dyes:
+    """A texture that others are matched to, kept for them."""
+    return PAINTERS[name](Ground(size, mpp, np.random.default_rng([seed, salt(name)])))
+
+
 def paint(name: str, size: int, mpp: float, seed: int) -> Dyes:
     """The texture of this name, (size, size) pixels of `mpp` µm, the same for the same numbers."""
-    dyes = PAINTERS[name](Ground(size, mpp, np.random.default_rng([seed, salt(name)])))
+    if name in MODELS.values():
+        dyes = _model(name, size, mpp, seed)
+    else:
+        dyes = PAINTERS[name](Ground(size, mpp, np.random.default_rng([seed, salt(name)])))
     if name in MODELS:
-        dyes = matched(dyes, paint(MODELS[name], size, mpp, seed))
-    return dyes
+        dyes = matched(dyes, _model(MODELS[name], size, mpp, seed))
+    return _uneven(dyes, Ground(size, mpp, np.random.default_rng([seed, salt(name, "uneven")])))
