@@ -94,7 +94,7 @@ def test_training_moves_what_is_listed_and_nothing_else(tiny_backbone, method, k
 @every_case
 def test_the_backbone_stays_in_evaluation_mode(tiny_backbone, method, kind):
     backbone = tiny_backbone(kind)
-    model = build(method, backbone).train()
+    assert build(method, backbone).train().training
     assert not any(module.training for module in backbone.modules())
 
 

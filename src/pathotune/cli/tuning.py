@@ -210,6 +210,8 @@ def _pairs_by_name(slides: Path, regions: list[Path]) -> list[tuple[Path, Path]]
             drawn.setdefault(path.stem, path)
     pairs = []
     for path in sorted(slides.iterdir()):
+        if path in drawn.values():
+            continue
         stem = path.name.removesuffix("".join(path.suffixes[-2:])) if ".ome" in path.name else path.stem
         found = next((drawn[name] for name in (path.name, path.stem, stem) if name in drawn), None)
         if found is not None:

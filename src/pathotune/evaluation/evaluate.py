@@ -69,7 +69,7 @@ def evaluate(
     examples = yield from _gather(tuning, sources, map_classes)
     with contextlib.closing(examples):
         probabilities = yield from _predict(model, loaded, examples, chosen, precision)
-        report = classification_report(probabilities, examples.labels, tuning.class_names, groups=examples.groups)
+        report = classification_report(probabilities, examples.labels, tuning.class_names, groups=examples.groups.tolist())
     yield Finished(
         {
             **report,
@@ -86,7 +86,7 @@ def evaluate(
 
 def _gather(tuning: Tuning, sources: Any, map_classes: Mapping[str, str] | None) -> Any:
     """Tiles of the tuning's classes (a generator of events that returns `Examples`)."""
-    from pathotune.tasks import task_from_classes
+    from pathotune.tasks import task_from_dict
     from pathotune.training.examples import gather_all
     from pathotune.training.table import read_table
 
@@ -97,27 +97,30 @@ def _gather(tuning: Tuning, sources: Any, map_classes: Mapping[str, str] | None)
     unknown = sorted(set(table.class_names) - set(names))
     if unknown:
         yield Note(f"The tuning does not know {', '.join(unknown)}; these tiles are left out.", "warning")
-    return (yield from read_table(table, tuning.reading, names, task_from_classes(names)))
+    return (
+        yield from read_table(table, tuning.reading, names, task_from_dict({"name": "table", "classes": list(names)}))
+    )
 
 
 def _predict(model: Any, backbone: Backbone, examples: Examples, device: str, precision: str) -> Any:
     """Probabilities (n, K) of all tiles (a generator of events that returns them)."""
     import torch
 
-    from pathotune.device import choose_precision
+    from pathotune.device import choose_precision, number_format
 
     def pixels(rows: slice) -> torch.Tensor:
         images = torch.from_numpy(np.ascontiguousarray(examples.images[rows]))
         return backbone.normalise(images.to(device))
 
     with torch.inference_mode():
-        number = choose_precision(lambda tiles: model(tiles).features, pixels(slice(0, 8)), device, precision)
+        number = choose_precision(
+            lambda tiles: model(tiles).features, pixels(slice(0, 8)), device, precision, backbone.card.tolerance
+        )
     parts = []
     total = len(examples.labels)
     for start in range(0, total, BATCH):
         rows = slice(start, min(start + BATCH, total))
-        shorter = number.name == "bfloat16"
-        with torch.inference_mode(), torch.autocast(device.split(":")[0], torch.bfloat16, enabled=shorter):
+        with torch.inference_mode(), number_format(device, number):
             logits = model(pixels(rows)).logits
         parts.append(logits.double().softmax(dim=1).cpu().numpy())
         yield Step("predicting", rows.stop, total)

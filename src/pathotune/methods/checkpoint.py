@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -224,6 +225,16 @@ def card_path(path: str | Path) -> Path:
     return Path(path).with_name(f"{tuning_name(path)}.md")
 
 
+def check_writable(path: str | Path) -> None:
+    """Raise OutputRefused now, before any work, where a tuning could not be written to that place afterwards."""
+    target = tuning_path(path)
+    if target.is_dir():
+        raise OutputRefused(f"{target} is a folder; give --out the name of a file.")
+    trial = target.with_name(f".{target.name}.{os.getpid()}.trial")
+    _write(trial, b"")
+    trial.unlink()
+
+
 def library_versions() -> dict[str, str]:
     """Versions of what the numbers depend on."""
     import platform
@@ -281,6 +292,7 @@ def _write(target: Path, content: bytes) -> None:
         temporary.write_bytes(content)
         os.replace(temporary, target)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
         reason = error.strerror or str(error)
         raise OutputRefused(f"{target} cannot be written ({reason}). Choose another place with --out.") from None

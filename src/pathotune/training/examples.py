@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,12 +86,6 @@ class Examples:
         labels = self.labels if tiles is None else self.labels[tiles]
         counts = np.bincount(labels, minlength=len(self.class_names))
         return {name: int(count) for name, count in zip(self.class_names, counts, strict=True)}
-
-    def task_facts(self) -> dict[str, Any]:
-        """The task card as plain data."""
-        import dataclasses
-
-        return dataclasses.asdict(self.task)
 
     def close(self) -> None:
         """Give back the file behind the images."""
@@ -195,7 +189,9 @@ class Laid:
                 self._open(source, map_classes)
             self.task = self._task(task)
             self.class_names = tuple(class_names or self._classes(task))
-            self.tiles, self.why = self._lay([source.patient or "" for source in sources])
+            # A class that was mapped to nothing was left out on purpose: no word about its regions.
+            wanted_out = "no class" if map_classes and not all(map_classes.values()) else ""
+            self.tiles, self.why = self._lay([source.patient or "" for source in sources], wanted_out)
         except BaseException:
             self.__exit__()
             raise
@@ -209,7 +205,7 @@ class Laid:
 
     def read(self, tiles: LabelledTiles, split_by: str) -> Gathering:
         """Decode these tiles."""
-        from pathotune.tiles import TileReader
+        from pathotune.tiles.reader import TileReader
         from pathotune.training.record import pseudonym
 
         images, file = image_store(len(tiles), self.reading.image_px)
@@ -249,7 +245,7 @@ class Laid:
         self.slides.append(slide)
         slide.require_mpp()
         if source.regions is not None:
-            regions = source.regions
+            regions = source.regions.map_classes(map_classes) if map_classes else source.regions
         elif source.regions_path is not None:
             regions = read_regions(source.regions_path, slide, map_classes=map_classes)
         else:
@@ -275,7 +271,7 @@ class Laid:
             self.notes.append(f"No region of {', '.join(absent)} was drawn: the tuning will not know that class.")
         return [name for name in names if name in drawn]
 
-    def _lay(self, patients: list[str]) -> tuple[LabelledTiles, str]:
+    def _lay(self, patients: list[str], wanted_out: str) -> tuple[LabelledTiles, str]:
         from pathotune.regions import label_tiles, merge_tiles, why_no_tiles
 
         parts, reports = [], []
@@ -283,7 +279,7 @@ class Laid:
             size = (float(slide.width_px0), float(slide.height_px0))
             part, told = label_tiles(regions, size, self.reading.tile_px0(slide), self.class_names)
             parts.append(part)
-            reports += told
+            reports += [report for report in told if report.cause not in ("ignore", "no training class", wanted_out)]
         why = why_no_tiles(reports)
         if why:
             self.notes.append(f"Regions without tiles: {why}")
@@ -292,14 +288,13 @@ class Laid:
 
 def class_colors(names: Sequence[str], task: Task, regions: Sequence[Regions] = ()) -> tuple[tuple[int, int, int], ...]:
     """Each class's colour: as drawn, else as on the task's card, else from the palette."""
-    from pathotune.tasks import colour_blind_palette
+    from pathotune.tasks import class_color
 
-    spare = colour_blind_palette(len(names))
     on_card = {entry.name: entry.color for entry in task.classes}
     drawn: dict[str, tuple[int, int, int]] = {}
     for part in regions:
         drawn = {**part.class_colors(), **drawn}
-    return tuple(drawn.get(name) or on_card.get(name) or spare[index] for index, name in enumerate(names))
+    return tuple(drawn.get(name) or on_card.get(name) or class_color(name, index) for index, name in enumerate(names))
 
 
 def image_store(count: int, image_px: int) -> tuple[NDArray[np.uint8], Path | None]:

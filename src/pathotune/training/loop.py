@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pathotune.device import choose_precision, pick_device
+from pathotune.device import choose_precision, number_format, pick_device
 from pathotune.errors import NotFinite, TooLittleMemory
 from pathotune.events import EpochEnd, Event, Finished, Note, Step
 from pathotune.methods import METHODS, load_config
 from pathotune.methods.base import MethodConfig, trained_parameters
+from pathotune.methods.checkpoint import check_writable
 from pathotune.prompts.text import SentenceVectors, encode_sentences
 from pathotune.training.augment import Augmentation, turned
 from pathotune.training.draws import BalancedDraws, balanced_part, batches
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
 EVALUATION_BATCH = 64
 GRADIENT_NORM = 1.0
+# Validation tiles per class that every epoch is judged on; the last word is had by all of them.
+WATCHED = 512
 # Tiles per class that the head's start and the feature statistics look at.
 LOOK_AT = 256
 
@@ -81,6 +84,7 @@ def tune(
         The machine's memory or disk does not do.
     """
     started = time.monotonic()
+    check_writable(out)
     training = training or TrainingConfig()
     config = method_config if isinstance(method_config, MethodConfig) else load_config(method, method_config)
     device = pick_device(training.device)
@@ -132,6 +136,7 @@ class Run:
         self.optimizer = torch.optim.AdamW(_groups(self.parameters, training.weight_decay), lr=training.lr)
         self.augment = Augmentation(training.seed, training.stain_jitter)
         self.draws = BalancedDraws(examples.labels[examples.train], training.seed)
+        self.watched = balanced_part(examples.labels, examples.validation, WATCHED, training.seed)
         self.micro_batch = training.batch_size
         self.precision: Any = None
         self.features: Tensor | None = None  # (views, n, D) where the method trains on features
@@ -147,8 +152,14 @@ class Run:
         probe = self._pixels(self.examples.train[:8])
         forward = self.backbone
         self.precision = choose_precision(
-            lambda pixels: forward(pixels).pooled, probe, self.device, self.training.precision
+            lambda pixels: forward(pixels).pooled,
+            probe,
+            self.device,
+            self.training.precision,
+            self.backbone.card.tolerance,
         )
+        if self.training.precision == "auto":
+            yield Note(f"Computing in {self.precision.name}: {self.precision.reason}")
         if self.config.trains_on_features:
             yield from self._compute_features()
         chosen = balanced_part(self.examples.labels, self.examples.train, LOOK_AT, self.training.seed)
@@ -234,8 +245,8 @@ class Run:
         self.micro_batch = max(1, self.micro_batch // 2)
 
     def _end_epoch(self, epoch: int, loss: float, rate: float) -> EpochEnd:
-        logits, _ = self._answers(self.examples.validation)
-        scores = score(logits.cpu().numpy(), self.examples.labels[self.examples.validation])
+        logits, _ = self._answers(self.watched)
+        scores = score(logits.cpu().numpy(), self.examples.labels[self.watched])
         if self.best is None or scores.better_than(self.best):
             self.best, self.best_epoch, self.best_state = scores, epoch, self.model.trainable_state()
         metrics = scores.metrics()
@@ -268,14 +279,15 @@ class Run:
 
     def _pixels(self, tiles: np.ndarray, views: np.ndarray | None = None, augment: bool = False) -> Tensor:
         """Normalised pixels (b, 3, h, w) on the device."""
-        images = torch.from_numpy(np.ascontiguousarray(self.examples.images[tiles])).to(self.device)
+        images = np.ascontiguousarray(self.examples.images[tiles])
         if views is not None:
             images = turned(images, views)
-        return self.backbone.normalise(self.augment(images) if augment else images)
+        if augment:
+            images = self.augment(images)
+        return self.backbone.normalise(torch.from_numpy(images).to(self.device))
 
     def _autocast(self) -> Any:
-        shorter = self.precision is not None and self.precision.name == "bfloat16"
-        return torch.autocast(self.device.split(":")[0], dtype=torch.bfloat16, enabled=shorter)
+        return number_format(self.device, self.precision or "float32")
 
     # -- the end --------------------------------------------------------------------------------------------------
 

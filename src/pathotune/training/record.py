@@ -61,7 +61,7 @@ def keep(outcome: Outcome, out: str | Path, seconds: float) -> dict[str, Any]:
     labels = examples.labels[examples.validation]
     temperature = float(temperature_fit(outcome.logits, labels))
     report = classification_report(
-        softmax(outcome.logits, temperature), labels, examples.class_names, groups=examples.groups[examples.validation]
+        softmax(outcome.logits, temperature), labels, examples.class_names, groups=examples.groups[examples.validation].tolist()
     )
     tuning = _tuning(outcome, temperature, report, seconds)
     path = tuning.save(out)
@@ -93,7 +93,7 @@ def _tuning(outcome: Outcome, temperature: float, report: dict[str, Any], second
     return Tuning(
         method=outcome.method,
         config=as_plain(outcome.config),
-        task=examples.task_facts(),
+        task=examples.task.to_dict(),
         classes=[
             {"name": name, "color": list(color)}
             for name, color in zip(examples.class_names, examples.class_colors, strict=True)

@@ -15,7 +15,7 @@ class TrainingConfig:
     mirrored), with many an epoch is still short enough that early stopping is asked often.
     """
 
-    epochs: Annotated[int, {"min": 1, "max": 1000, "tooltip": "At most so many epochs."}] = 30
+    epochs: Annotated[int, {"min": 1, "max": 1000, "tooltip": "At most so many epochs."}] = 20
     batch_size: Annotated[int, {"min": 1, "max": 1024, "tooltip": "Tiles per step."}] = 32
     lr: Annotated[
         float,
@@ -30,7 +30,7 @@ class TrainingConfig:
     ] = 8
     tiles_per_epoch: Annotated[
         int,
-        {"min": 0, "max": 1_000_000, "tooltip": "Draws per epoch. 0: as many as there are tiles, but 256 to 2048."},
+        {"min": 0, "max": 1_000_000, "tooltip": "Draws per epoch. 0: as many as there are tiles, but 128 to 2048."},
     ] = 0
     val_fraction: Annotated[
         float, {"min": 0.05, "max": 0.9, "step": 0.05, "tooltip": "Share of the tiles held out for validation."}
@@ -57,7 +57,7 @@ class TrainingConfig:
 
     def draws_per_epoch(self, tiles: int) -> int:
         """Tiles drawn in one epoch."""
-        return self.tiles_per_epoch or min(max(tiles, 256), 2048)
+        return self.tiles_per_epoch or min(max(tiles, 128), 2048)
 
 
 def learning_rate(step: int, steps: int, warmup_steps: int, peak: float) -> float:

@@ -101,10 +101,10 @@ def _at_most(labels: NDArray[np.int64], tiles: NDArray[np.int64], training: Trai
 
 
 def _task(task: Task | str | None, table: TileTable) -> Task:
-    from pathotune.tasks import load_task, task_from_classes
+    from pathotune.tasks import load_task, task_from_dict
 
     if task is None:
-        return task_from_classes(table.class_names)
+        return task_from_dict({"name": "table", "classes": list(table.class_names)})
     return load_task(task) if isinstance(task, str) else task
 
 
@@ -121,7 +121,7 @@ def _scale_notes(table: TileTable) -> Iterator[Note]:
 def _slide_tiles(table: TileTable, reading: Reading) -> Iterator[tuple[NDArray[np.int64], NDArray[np.uint8]]]:
     """Rows and tiles: each tile lies on the centre of its row's square and has the reading's own size."""
     from pathotune.slides import open_slide
-    from pathotune.tiles import TileReader
+    from pathotune.tiles.reader import TileReader
 
     paths = [str(path) for path in table.path]
     for path in dict.fromkeys(paths):

@@ -22,6 +22,18 @@ def pixels(backbone, count=3, seed=0):
     return backbone.normalise(torch.from_numpy(images))
 
 
+def watch_blocks(backbone, seen):
+    """Keep a copy of every block's input in `seen`."""
+    block = type(backbone).block
+
+    def watch(index, tokens, extra=0):
+        assert tokens.shape[1] == backbone.prefix_tokens + extra + 16
+        seen.append(tokens.detach().clone())
+        return block(backbone, index, tokens, extra=extra)
+
+    backbone.block = watch
+
+
 def encoder(backbone, config, text=TEXT):
     torch.manual_seed(0)
     return PromptedEncoder(backbone, prompt_groups(config, backbone, text), config.first_layer)
@@ -42,23 +54,17 @@ def test_groups_stand_behind_the_prefix_in_order(tiny_backbone, kind):
     backbone = tiny_backbone(kind)
     made = encoder(backbone, PathoTuneConfig(tvp_tokens=3, ivp_tokens=4))
     seen = []
-    block = backbone.block
-
-    def watch(index, tokens, extra=0):
-        seen.append((index, tokens.detach().clone(), extra))
-        return block(index, tokens, extra=extra)
-
-    backbone.block = watch
+    watch_blocks(backbone, seen)
     tiles = pixels(backbone)
     made(tiles)
     prefix = backbone.prefix_tokens
     embedded = backbone.embed(tiles)
-    for index, tokens, extra in seen:
-        assert extra == 3 + 2 + 4
+    for index, tokens in enumerate(seen):
+        extra = 3 + 2 + 4
         assert tokens.shape[1] == prefix + extra + 16
         # Visual prompts are new before every block.
         assert torch.equal(tokens[:, prefix : prefix + 3], made.prompts["tvp"].values[index].expand(3, -1, -1))
-    first = seen[0][1]
+    first = seen[0]
     text = made.prompts["ttp"].norm(made.prompts["ttp"].projection(torch.from_numpy(TEXT)))
     assert torch.equal(first[:, prefix + 3 : prefix + 5], text.expand(3, -1, -1))
     assert torch.equal(first[:, :prefix], embedded[:, :prefix])
@@ -70,11 +76,7 @@ def test_deep_text_and_instance_prompts_enter_again_and_shallow_ones_pass_on(tin
     for depth, again in (("deep", True), ("shallow", False)):
         made = encoder(backbone, PathoTuneConfig(tvp_tokens=2, ttp_depth=depth, ivp_depth=depth))
         seen = []
-        block = type(backbone).block
-        backbone.block = lambda index, tokens, extra=0, seen=seen: (
-            seen.append(tokens.detach().clone()),
-            block(backbone, index, tokens, extra=extra),
-        )[1]
+        watch_blocks(backbone, seen)
         made(pixels(backbone))
         for place in (slice(3, 5), slice(5, 9)):
             assert torch.equal(seen[0][:, place], seen[1][:, place]) is again
