@@ -66,14 +66,14 @@ def show_slide_view(viewer: Any) -> None:
     # A box behind the bar keeps it readable on white canvas and dark tissue alike.
     bar.box = True
     bar.position = "bottom_left"
-    canvas = getattr(viewer, "canvas", None)
+    canvas: Any = getattr(viewer, "canvas", None)
     if preferences().white_background and hasattr(canvas, "background_color_override"):
         canvas.background_color_override = WHITE
 
 
 def restore_view(viewer: Any) -> None:
     """The theme's own background again, once no slide is left."""
-    canvas = getattr(viewer, "canvas", None)
+    canvas: Any = getattr(viewer, "canvas", None)
     if hasattr(canvas, "background_color_override"):
         canvas.background_color_override = None
 

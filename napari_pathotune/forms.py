@@ -31,8 +31,8 @@ LABELS = {
 class FloatText(LineEdit):
     """A number typed as text, so that 3e-5 stays 3e-5: a spin box rounds to the decimals of its step."""
 
-    def __init__(self, value: float | None = 0.0, min: float | None = None, max: float | None = None, **kwargs: Any):
-        self.low, self.high = min, max
+    def __init__(self, value: float | None = 0.0, low: float | None = None, high: float | None = None, **kwargs: Any):
+        self.low, self.high = low, high
         super().__init__(**kwargs)
         self.value = value
 
@@ -157,7 +157,7 @@ def _by_type(hint: Any, value: Any, facts: dict[str, Any], shared: dict[str, Any
     if hint is bool:
         return CheckBox(value=value, text="", **shared)
     if hint is float:
-        return FloatText(value=value, min=facts.get("min"), max=facts.get("max"), **shared)
+        return FloatText(value=value, low=facts.get("min"), high=facts.get("max"), **shared)
     if hint is int:
         # magicgui keeps the range a spin box is made with; ours must hold the value whatever the default range is.
         low, high = facts.get("min", 0), facts.get("max", 2**31 - 1)

@@ -1,4 +1,4 @@
-"""The generated slide and its drawn regions as napari's sample: made once into the cache, then opened like any other."""
+"""The generated slide and its drawn regions as napari's sample, made once into the cache."""
 
 from __future__ import annotations
 

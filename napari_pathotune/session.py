@@ -183,7 +183,8 @@ class Session:
         """The topmost result of the active slide, or of all where no slide is open."""
         found = self.results_of(self.active_layer) or ([] if self.slide_layers else self.results)
         visible = [result for result in found if result.classes is not None and result.classes.visible]
-        return (visible or found or [None])[-1]
+        shown = visible or found
+        return shown[-1] if shown else None
 
     def result_at(self, store: str) -> Result | None:
         """The result that shows this store."""

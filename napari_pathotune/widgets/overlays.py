@@ -16,6 +16,7 @@ from napari_pathotune.layers import (
     attention_name,
     facts,
     probability_name,
+    rgb,
 )
 from napari_pathotune.session import Place, Result, Session
 from napari_pathotune.widgets.parts import clear, combo, heading, named, swatch, text_label, thousands
@@ -36,17 +37,15 @@ class OverlayPanel(QWidget):
         self.opacity = QSlider(Qt.Orientation.Horizontal)
         self.opacity.setRange(0, 100)
         named(
-            self.opacity, "Overlay opacity", f"How strongly the classes cover the tissue. Hold {HIDE_KEY} to hide them."
+            self.opacity,
+            "Overlay opacity",
+            f"How strongly the classes cover the tissue. {HIDE_KEY} hides them while held.",
         )
         self.opacity.valueChanged.connect(self._on_opacity_changed)
         self.fade = QCheckBox("Fainter where less certain")
-        named(
-            self.fade, "Fainter where less certain", "The overlay is faint where two classes are close to each other."
-        )
+        named(self.fade, "Fainter where less certain", "Faint where two classes are close to each other.")
         self.fade.toggled.connect(self._on_fade_toggled)
-        self.heat = combo(
-            "Heat map", "Show the probability of one class, or where the model looked, instead of the classes."
-        )
+        self.heat = combo("Heat map", "Show one class's probability or the model's attention instead of the classes.")
         self.heat.activated.connect(self._on_heat_activated)
         self.cursor = text_label(tooltip="What the prediction says under the cursor.")
         self._lay_out()
@@ -98,7 +97,7 @@ class OverlayPanel(QWidget):
         for index, name in enumerate(result.grid.class_names):
             area = areas.get(name)
             box = QCheckBox(f"{name}   {area:.2f} mm²" if area is not None else name)
-            box.setIcon(swatch(tuple(int(part) for part in result.grid.colors[index])))
+            box.setIcon(swatch(rgb(result.grid.colors[index])))
             box.setChecked(bool(result.grid.visible[index]))
             named(box, f"Show {name}", f"Show or hide {name} on the slide. The area is what was predicted so far.")
             box.toggled.connect(lambda on, index=index: self._on_class_toggled(index, on))

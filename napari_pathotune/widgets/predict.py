@@ -44,7 +44,7 @@ class PredictOptions:
     ] = None
     device: Annotated[
         Literal["auto", "cpu", "cuda", "mps"],
-        {"tooltip": "What computes; auto takes the graphics card where there is one."},
+        {"tooltip": "What computes; auto takes a graphics card where there is one."},
     ] = "auto"
     precision: Annotated[
         Literal["auto", "float32", "bfloat16"],
@@ -62,11 +62,9 @@ class PredictPanel(QWidget):
         super().__init__()
         self.session, self.runner = session, runner
         wanted = compat.preferences()
-        self.options = PredictOptions(device=wanted.device, precision=wanted.precision)
+        self.options = PredictOptions(device=wanted.device, precision=wanted.precision)  # type: ignore[arg-type]
         self.tuning = TuningPanel(session)
-        self.place = combo(
-            "Where to predict", "What is predicted. What is in view comes first, so that you see it soon."
-        )
+        self.place = combo("Where to predict", "What is predicted; it starts with what is in view.")
         for text, value in PLACES:
             self.place.addItem(text, value)
         self.go = button("Predict", "Predict with the chosen tuning; the overlay fills in while you look around.")
@@ -174,7 +172,7 @@ class PredictPanel(QWidget):
         return Job("predict", {key: value for key, value in arguments.items() if value is not None})
 
     def drawn_area(self) -> dict[str, Any] | None:
-        """The drawn region in level-0 pixels as a GeoJSON geometry: the selected shapes of the layer, or all of them."""
+        """The selected shapes of the drawn layer, or all of them, as a GeoJSON geometry in level-0 pixels."""
         import shapely
 
         from napari_pathotune.drawings import regions_from_layer

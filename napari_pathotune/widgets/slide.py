@@ -18,9 +18,7 @@ class SlidePanel(QWidget):
     def __init__(self, session: Session) -> None:
         super().__init__()
         self.session = session
-        self.choice = combo(
-            "Slide", "The slide that is tuned on or predicted. Open slides with File ▸ Open or by dropping."
-        )
+        self.choice = combo("Slide", "The slide to work on. Open slides with File ▸ Open or by dropping them.")
         self.facts = text_label()
         self.question = self._make_question()
         layout = QVBoxLayout(self)

@@ -46,12 +46,8 @@ class TunePanel(QWidget):
         self.classes = QVBoxLayout()
         self.classes.setSpacing(1)
         self.add_class = button("Add class…", "Make a layer to draw regions of one class in.", "Add a class")
-        self.load_regions = button(
-            "Load regions…", "Open regions drawn elsewhere: GeoJSON of QuPath, ASAP or ImageScope XML."
-        )
-        self.task = combo(
-            "Task", "What the classes mean. A task gives classes, colours and the sentences the model reads."
-        )
+        self.load_regions = button("Load regions…", "Open regions of QuPath (GeoJSON), ASAP or ImageScope (XML).")
+        self.task = combo("Task", "What the classes mean: names, colours, and the sentences the model reads.")
         self.task_card = Card("About this task")
         self.make_layers = button("Make its layers", "Make one empty layer per class of the task, in its colours.")
         self.backbone = combo("Backbone", "The frozen model the prompts are tuned in.")

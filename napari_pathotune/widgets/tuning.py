@@ -29,11 +29,9 @@ class TuningPanel(QWidget):
         self.session = session
         self._others: list[Path] = []
         self.choice = combo(
-            "Tuning", "A tuning file: what was learned from drawn regions. Those in the results folder are listed."
+            "Tuning", "What was learned from drawn regions. The tunings of the results folder are listed."
         )
-        self.other = button(
-            "Open…", "Choose a tuning file (.pathotune.safetensors) from another folder.", "Open a tuning file"
-        )
+        self.other = button("Open…", "Choose a tuning file from another folder.", "Open a tuning file")
         self.card = Card("About this tuning")
         row = QHBoxLayout()
         row.addWidget(self.choice, 1)

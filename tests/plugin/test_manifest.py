@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from importlib.metadata import distribution
@@ -22,6 +23,9 @@ def manifest() -> npe2.PluginManifest:
 
 def test_manifest_is_valid_and_every_command_imports(manifest: npe2.PluginManifest) -> None:
     manifest.validate_imports()
+    used = {reader.command for reader in manifest.contributions.readers}
+    used |= {widget.command for widget in manifest.contributions.widgets}
+    assert used <= {command.id for command in manifest.contributions.commands}
 
 
 def test_name_is_the_distributions(manifest: npe2.PluginManifest) -> None:
@@ -72,13 +76,7 @@ def test_import_and_first_form_are_light() -> None:
         [sys.executable, "-c", code],
         capture_output=True,
         text=True,
-        env={**_environment(), "QT_QPA_PLATFORM": "offscreen"},
+        env={**os.environ, "QT_QPA_PLATFORM": "offscreen"},
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == ["[]", "[]"]
-
-
-def _environment() -> dict[str, str]:
-    import os
-
-    return dict(os.environ)

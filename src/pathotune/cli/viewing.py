@@ -30,9 +30,7 @@ def register(app: typer.Typer) -> None:
 def view(
     paths: Annotated[
         list[Path] | None,
-        typer.Argument(
-            help="Slides, prediction stores, region files (GeoJSON), or one folder of slides.", metavar="PATH…"
-        ),
+        typer.Argument(help="Slides, prediction stores, GeoJSON regions, or one folder of slides.", metavar="PATH…"),
     ] = None,
     slide_mpp: SlideMppOption = None,
     verbose: VerboseOption = 0,
