@@ -38,7 +38,7 @@ def why_not(name: str) -> str | None:
             images = torch.ones(1, 3, 32, 32, device=name)
             tokens = torch.nn.Conv2d(3, 16, 16, 16).to(name)(images).flatten(2).transpose(1, 2)  # (1, 4, 16)
             result = torch.nn.functional.scaled_dot_product_attention(tokens, tokens, tokens).float().cpu()
-    except (RuntimeError, NotImplementedError, AssertionError) as error:
+    except (RuntimeError, AssertionError) as error:
         return f"a tiny forward pass failed: {str(error).strip().splitlines()[0][:120]}"
     return None if bool(torch.isfinite(result).all()) else "a tiny forward pass gave no finite numbers"
 
@@ -154,7 +154,7 @@ def _compare(
         exact, slow = _timed(forward, probe, device, "float32")
         try:
             rounded, fast = _timed(forward, probe, device, "bfloat16")
-        except (RuntimeError, NotImplementedError) as error:
+        except RuntimeError as error:
             log.info("bfloat16 does not work on %s: %s", device, error)
             return None
         if not bool(torch.isfinite(rounded).all()):
@@ -190,7 +190,7 @@ def peak_memory_mb() -> float:
     import psutil
 
     memory = psutil.Process().memory_info()
-    if hasattr(memory, "peak_wset"):
+    if sys.platform == "win32":
         return float(memory.peak_wset) / 1e6
     if sys.platform == "darwin":
         import resource

@@ -14,7 +14,7 @@ from pathotune.errors import FileMissing, TableUnreadable, UnknownName
 from pathotune.resources import resource_root
 
 if TYPE_CHECKING:
-    from pathotune.tiles import Reading
+    from pathotune.tiles.tileset import Reading
 
 LOADERS = ("timm", "transformers", "open_clip", "none")
 KINDS = ("tile", "slide")
@@ -141,7 +141,7 @@ class BackboneCard:
 
     def reading(self) -> Reading:
         """How tiles are read for this backbone (`pathotune.tiles.Reading`)."""
-        from pathotune.tiles import Reading
+        from pathotune.tiles.tileset import Reading
 
         image_px = self.image_size or 224
         return Reading(mpp=self.mpp or MPP_WHERE_NONE_IS_STATED, tile_px=self.tile_px or image_px, image_px=image_px)

@@ -91,7 +91,7 @@ def fixed_images(side: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
     index = np.arange(side) * 8 // side
     mix = coarse[:, index][:, :, index]
     color = mix * np.array([196, 120, 178]) + (1 - mix) * np.array([236, 208, 226])
-    return np.clip(color + rng.normal(0, 12, (IMAGES, side, side, 3)), 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(color + rng.normal(0, 12, (IMAGES, side, side, 3)), 0, 255), dtype=np.uint8)
 
 
 def _path_of(card: BackboneCard, weights: Path | None) -> Path | None:
@@ -145,7 +145,7 @@ def _with_timm(card: BackboneCard, path: Path, pixels: Tensor) -> tuple[str, Ten
             model = timm.create_model(f"local-dir:{path.parent}", pretrained=True, **arguments)
         else:
             what = "timm.create_model with this file"
-            overlay = {"file": str(path), "custom_load": False, "num_classes": arguments["num_classes"]}
+            overlay = {"file": str(path), "custom_load": False}
             model = timm.create_model(card.architecture, pretrained=True, pretrained_cfg_overlay=overlay, **arguments)
     except (RuntimeError, ValueError, TypeError, KeyError) as error:
         raise NoReference(f"timm's own loading failed ({str(error).splitlines()[0][:120]})") from None

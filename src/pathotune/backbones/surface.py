@@ -185,7 +185,7 @@ class Backbone(nn.Module):
             every_row = torch.cat(list(wanted.values()))
             query, keys, scale = self._queries_and_keys(index, tokens.float(), extra, every_row)
             weights = ((query * scale) @ keys.transpose(-2, -1)).softmax(dim=-1)  # (b, heads, rows, n_tokens)
-            parts = weights.split([len(rows) for rows in wanted.values()], dim=2)
+            parts = torch.split(weights, [len(rows) for rows in wanted.values()], dim=2)
             return {name: part.mean(dim=2) for name, part in zip(wanted, parts, strict=True)}
 
     def modules_by_role(self) -> dict[str, list[nn.Module]]:
@@ -195,17 +195,17 @@ class Backbone(nn.Module):
     # -- what each family of models fills in ----------------------------------------------------------------------
 
     def _embed(self, pixels: Tensor) -> Tensor:
-        raise NotImplementedError
+        raise self._without_tokens("embed")
 
     def _block(self, index: int, tokens: Tensor, extra: int) -> Tensor:
-        raise NotImplementedError
+        raise self._without_tokens("block")
 
     def _finish(self, tokens: Tensor) -> Features:
-        raise NotImplementedError
+        raise self._without_tokens("finish")
 
     def _queries_and_keys(self, index: int, tokens: Tensor, extra: int, rows: Tensor) -> tuple[Tensor, Tensor, float]:
         """Queries of those positions (b, heads, rows, d), keys of all (b, heads, n, d), and what scales the product."""
-        raise NotImplementedError
+        raise self._without_tokens("attention_row")
 
     @property
     def has_class_token(self) -> bool:
@@ -214,10 +214,13 @@ class Backbone(nn.Module):
 
     def _needs_tokens(self, what: str) -> None:
         if not self.takes_prompts:
-            raise TuningMismatch(
-                f"{self.card.title} has no row of tokens, so {what}() and prompts do not work with it. "
-                "Use the method linear_probe with it, or choose a vision transformer."
-            )
+            raise self._without_tokens(what)
+
+    def _without_tokens(self, what: str) -> TuningMismatch:
+        return TuningMismatch(
+            f"{self.card.title} has no row of tokens, so {what}() and prompts do not work with it. "
+            "Use the method linear_probe with it, or choose a vision transformer."
+        )
 
     def _check_size(self, pixels: Tensor) -> None:
         height, width = int(pixels.shape[-2]), int(pixels.shape[-1])
@@ -263,4 +266,5 @@ def float32(module: nn.Module, values: Tensor) -> Tensor:
 
 def heads_first(values: Tensor, heads: int) -> Tensor:
     """(batch, tokens, heads * d) → (batch, heads, tokens, d)."""
-    return values.unflatten(-1, (heads, -1)).transpose(1, 2)
+    batch, tokens, _ = values.shape
+    return values.reshape(batch, tokens, heads, -1).transpose(1, 2)

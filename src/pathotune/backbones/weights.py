@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pathotune.backbones.card import BackboneCard
 from pathotune.errors import WeightsRefused
@@ -175,5 +175,5 @@ def _scaled(noise: torch.Tensor, name: str) -> torch.Tensor:
         return 0.05 * noise if name.endswith("bias") else 1 + 0.05 * noise
     if "token" in name or "pos" in name or "embedding" in name:
         return 0.2 * noise
-    fan_in: Any = noise[0].numel()
-    return noise / fan_in**0.5
+    scaled: torch.Tensor = noise * noise[0].numel() ** -0.5
+    return scaled

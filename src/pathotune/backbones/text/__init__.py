@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
+import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,6 +20,8 @@ from pathotune.settings import settings
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+log = logging.getLogger(__name__)
 
 TEXT = Table(
     "text encoder",
@@ -99,8 +103,10 @@ class TextEncoder:
             place.parent.mkdir(parents=True, exist_ok=True)
             np.save(temporary, vector, allow_pickle=False)
             os.replace(temporary, place)
-        except OSError:
-            temporary.unlink(missing_ok=True)
+        except OSError as error:
+            log.debug("A sentence's vector could not be kept: %s", error)
+            with contextlib.suppress(OSError):
+                temporary.unlink()
 
 
 def load_text_encoder(name: str) -> TextEncoder:

@@ -22,7 +22,8 @@ def load_hashing() -> TextEncoder:
 
 def _hash_sentences(sentences: list[str]) -> NDArray[np.float32]:
     vectors = np.array([_hash(sentence) for sentence in sentences], dtype=np.float64)
-    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.asarray(vectors / lengths, dtype=np.float32)
 
 
 def _hash(sentence: str) -> NDArray[np.float64]:

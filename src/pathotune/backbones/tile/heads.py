@@ -49,8 +49,8 @@ class FusedAttentionPool(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         keys, values = self.to_kv(self.ln_k(tokens)).chunk(2, dim=-1)  # (b, n, dim) each
         query = self.to_q(self.ln_q(self.query)).expand(len(tokens), -1, -1)  # (b, 1, dim)
-        parts = (heads_first(part, self.heads) for part in (query, keys, values))
-        pooled = F.scaled_dot_product_attention(*parts)  # (b, heads, 1, d)
+        query, keys, values = (heads_first(part, self.heads) for part in (query, keys, values))
+        pooled = F.scaled_dot_product_attention(query, keys, values)  # (b, heads, 1, d)
         result: Tensor = self.to_out(pooled.transpose(1, 2).flatten(2))[:, 0]
         return result
 

@@ -101,14 +101,16 @@ class HuggingTransformer(Backbone):
     def _embed(self, pixels: Tensor) -> Tensor:
         tokens: Tensor = self._embeddings(pixels)
         before = getattr(self._core, "pre_layrnorm", None)
-        return tokens if before is None else before(tokens)
+        normed: Tensor = tokens if before is None else before(tokens)
+        return normed
 
     def _block(self, index: int, tokens: Tensor, extra: int) -> Tensor:
         layer = self._layers[index]
         # Older transformers ask for a second mask in CLIP and answer with tuples.
         masks = [None] * (2 if "causal_attention_mask" in inspect.signature(layer.forward).parameters else 1)
         result = layer(tokens, *masks)
-        return result[0] if isinstance(result, tuple) else result
+        after: Tensor = result[0] if isinstance(result, tuple) else result
+        return after
 
     def _finish(self, tokens: Tensor) -> Features:
         normed = self._norm(tokens)
@@ -116,8 +118,9 @@ class HuggingTransformer(Backbone):
         cls = normed[:, 0] if self.has_class_token else patches.mean(dim=1)
         if self.card.pooling != "head":
             return Features(self._pool(normed, cls, patches), cls, patches)
-        if hasattr(self.network, "visual_projection"):
-            return Features(self.network.visual_projection(cls), cls, patches)
+        network: Any = self.network
+        if hasattr(network, "visual_projection"):
+            return Features(network.visual_projection(cls), cls, patches)
         return Features(self._core.head(normed), cls, patches)
 
     def _queries_and_keys(self, index: int, tokens: Tensor, extra: int, rows: Tensor) -> tuple[Tensor, Tensor, float]:
