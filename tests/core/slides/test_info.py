@@ -72,7 +72,8 @@ def test_the_pixel_size_can_be_stated(draw, make_tiff, run):
     assert json.loads(run(path, "--json").stdout)["mpp_x"] == 0.669
 
 
-def test_thumbnails(draw, make_tiff, tmp_path, run):
+def test_thumbnails(draw, make_tiff, tmp_path, run, monkeypatch):
+    monkeypatch.setattr(commands, "_tissue", lambda slide: (0.5, []))
     one, two = make_tiff(draw(2100, 900), "one.tiff"), make_tiff(draw(300, 300), "two.tiff")
     assert run(one, "--thumbnail", tmp_path / "new folder" / "one.png", "-q").exit_code == 0
     assert Image.open(tmp_path / "new folder" / "one.png").size == (1024, 439)

@@ -33,6 +33,14 @@ def test_a_file_of_another_kind_names_every_reader(tmp_path):
     assert all(name in str(error) for name in READERS)
 
 
+def test_a_file_that_may_not_be_read(draw, make_tiff, monkeypatch):
+    def forbid(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("pathotune.slides.tiff.is_tiff", forbid)
+    assert "may not be read" in str(refusal(make_tiff(draw(300, 300))))
+
+
 def test_an_empty_file(tmp_path):
     path = tmp_path / "empty.svs"
     path.touch()
@@ -161,4 +169,4 @@ def test_a_mirax_file_without_its_folder_is_not_taken_for_a_picture(draw, tmp_pa
 
     path = tmp_path / "slide.mrxs"
     Image.fromarray(draw(200, 200)).save(path, format="JPEG")
-    refusal(path)
+    assert ("image", "not a PNG, JPEG or BMP picture") in refusal(path).tried
