@@ -1,0 +1,180 @@
+"""How long napari's main thread is blocked at worst: idle and while a prediction runs, measured in one window.
+
+On Linux without a screen: xvfb-run -a -s "-screen 0 1400x900x24" python benchmarks/viewer_block.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+TICK_MS = 5
+PAN_EVERY_S = 0.1
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=20.0, help="length of the idle and of the predicting part")
+    parser.add_argument("--size", type=int, default=3072, help="width and height of the generated slide in pixels")
+    parser.add_argument("--still", action="store_true", help="do not pan while measuring")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["PATHOTUNE_RESULTS"] = str(Path(folder) / "results")
+        os.environ["PATHOTUNE_CACHE"] = str(Path(folder) / "cache")
+        os.environ["NAPARI_CONFIG"] = str(Path(folder) / "napari.yaml")
+        report = measure(Path(folder), options)
+    if options.json:
+        print(json.dumps(report, indent=1))
+        return
+    for part in ("idle", "predicting"):
+        row = report[part]
+        print(
+            f"{part:>10}: longest block {row['longest_ms']:6.1f} ms, 99th percentile {row['p99_ms']:5.1f} ms, "
+            f"median {row['median_ms']:4.1f} ms of {row['ticks']} ticks"
+        )
+    print(f"     added: {report['added_ms']:.1f} ms to the longest block (aim: 50 ms or less)")
+    print(f"tiles predicted meanwhile: {report['tiles']}, overlay cells painted: {report['cells']}")
+
+
+def measure(folder: Path, options: Any) -> dict[str, Any]:
+    """Idle, then predicting, in one window that is panned in the same way both times."""
+    from pathotune.slides.synthetic import write_sample
+
+    slide, regions = write_sample(folder, 5, width_px0=options.size, height_px0=options.size, name="sample")
+    tuning = make_tuning(slide, regions, folder / "head.pathotune.safetensors")
+
+    from napari_pathotune.window import open_window
+
+    viewer, dock = open_window([slide], show=False)
+    window = viewer.window._qt_window
+    window.resize(1400, 900)
+    window.show()
+    run(3.0)
+    dock.predict.tuning.load(tuning)
+    dock.predict.place.setCurrentIndex(dock.predict.place.findData("slide"))
+    session = dock.session
+    pan = Panner(viewer, still=options.still)
+    run(3.0, pan)  # what is read for the first time is in the cache for both parts
+
+    idle = watch(options.seconds, pan)
+    dock.predict.go.click()
+    predicting = watch(options.seconds, pan, more=lambda: session.job.done < 16)
+    tiles, result = session.job.done, session.result
+    cells = result.grid.predicted_cells if result is not None else 0
+    dock.runner.cancel()
+    run(2.0, until=lambda: not session.job.is_active)
+    viewer.close()
+    run(0.5)
+    return {
+        "idle": idle,
+        "predicting": predicting,
+        "added_ms": round(predicting["longest_ms"] - idle["longest_ms"], 1),
+        "tiles": tiles,
+        "cells": cells,
+        "slide_px0": [options.size, options.size],
+        "panning": not options.still,
+    }
+
+
+def make_tuning(slide: Path, regions: Path, out: Path) -> Path:
+    """A linear probe on the built-in backbone, tuned in a process of its own."""
+    from pathotune import events
+    from pathotune.execution.client import WorkerClient
+    from pathotune.execution.job import Job
+
+    arguments = {
+        "sources": [{"slide": str(slide), "regions": str(regions)}],
+        "method": "linear_probe",
+        "backbone": "pathotune-tiny",
+        "training": {"epochs": 2},
+        "out": str(out),
+    }
+    with WorkerClient() as client:
+        client.start()
+        client.submit(Job("tune", arguments))
+        while True:
+            for event in client.poll():
+                if isinstance(event, events.Failed):
+                    raise SystemExit(event.text)
+                if isinstance(event, events.Finished):
+                    return Path(event.result["out"])
+            time.sleep(0.05)
+
+
+class Panner:
+    """Moves the view in a small circle at full resolution, so that the canvas has its usual work to do."""
+
+    def __init__(self, viewer: Any, still: bool) -> None:
+        from napari_pathotune.compat import camera
+
+        self.camera, self.still = camera(viewer), still
+        self.camera.zoom = 1.0
+        self.centre = tuple(self.camera.center)
+        self.next, self.step = 0.0, 0
+
+    def __call__(self) -> None:
+        """Move a little, if it is time."""
+        now = time.perf_counter()
+        if self.still or now < self.next:
+            return
+        self.next, self.step = now + PAN_EVERY_S, self.step + 1
+        offset = 40.0 * (self.step % 8)
+        self.camera.center = (*self.centre[:-2], self.centre[-2] + offset, self.centre[-1] + offset)
+
+
+def watch(seconds: float, pan: Callable[[], None], more: Callable[[], bool] = lambda: False) -> dict[str, float]:
+    """Time between the ticks of a timer in the main thread; longer than the timer's own interval is a block.
+
+    `more` prolongs the watch (by ten times at most) while it says so.
+    """
+    import numpy as np
+    from qtpy.QtCore import QTimer
+
+    ticks: list[float] = []
+    timer = QTimer()
+    timer.setInterval(TICK_MS)
+    timer.timeout.connect(lambda: ticks.append(time.perf_counter()))
+    timer.timeout.connect(pan)
+    timer.start()
+    run(seconds)
+    run(seconds * 9, until=lambda: not more())
+    timer.stop()
+    gaps = np.diff(ticks) * 1000 - TICK_MS
+    return {
+        "longest_ms": round(float(gaps.max()), 1),
+        "p99_ms": round(float(np.percentile(gaps, 99)), 1),
+        "median_ms": round(float(np.median(gaps)), 1),
+        "ticks": len(ticks),
+    }
+
+
+def run(seconds: float, each: Callable[[], None] = lambda: None, until: Callable[[], bool] = lambda: False) -> None:
+    """Let the window's loop run."""
+    from qtpy.QtCore import QEventLoop, QTimer
+
+    loop, end = QEventLoop(), time.perf_counter() + seconds
+    timer = QTimer()
+    timer.setInterval(20)
+
+    def check() -> None:
+        each()
+        if time.perf_counter() > end or until():
+            loop.quit()
+
+    timer.timeout.connect(check)
+    timer.start()
+    (loop.exec if hasattr(loop, "exec") else loop.exec_)()
+    timer.stop()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
