@@ -179,6 +179,8 @@ def _sources(
         from pathotune.datasets.tiles import read_tile_table
 
         table = read_tile_table(tiles)
+        if slide_mpp is not None:
+            table.mpp[table.mpp != table.mpp] = slide_mpp  # where the table does not say
         return table.map_classes(map_classes) if map_classes else table
     from pathotune.training.examples import TuneSource
 

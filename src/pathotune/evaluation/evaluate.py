@@ -69,7 +69,8 @@ def evaluate(
     examples = yield from _gather(tuning, sources, map_classes)
     with contextlib.closing(examples):
         probabilities = yield from _predict(model, loaded, examples, chosen, precision)
-        report = classification_report(probabilities, examples.labels, tuning.class_names, groups=examples.groups.tolist())
+        groups = examples.groups.tolist()
+        report = classification_report(probabilities, examples.labels, tuning.class_names, groups=groups)
     yield Finished(
         {
             **report,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -91,8 +92,7 @@ class Examples:
         """Give back the file behind the images."""
         if self.file is not None:
             self.images = np.zeros((0, 1, 1, 3), dtype=np.uint8)
-            # Windows keeps a mapped file until the last view is gone; the cache folder is cleared of it next time.
-            self.file.unlink(missing_ok=True)
+            discard(self.file)
             self.file = None
 
 
@@ -210,14 +210,15 @@ class Laid:
 
         images, file = image_store(len(tiles), self.reading.image_px)
         done = 0
-        for index, slide in enumerate(self.slides):
-            mine = np.flatnonzero(tiles.slide == index)
-            reader = TileReader(slide, self.reading)
-            for start in range(0, len(mine), READ_AT_ONCE):
-                part = mine[start : start + READ_AT_ONCE]
-                images[part] = reader.read_at(tiles.x_px0[part], tiles.y_px0[part])
-                done += len(part)
-                yield Step("reading tiles", done, len(tiles))
+        with discarded_on_error(file):
+            for index, slide in enumerate(self.slides):
+                mine = np.flatnonzero(tiles.slide == index)
+                reader = TileReader(slide, self.reading)
+                for start in range(0, len(mine), READ_AT_ONCE):
+                    part = mine[start : start + READ_AT_ONCE]
+                    images[part] = reader.read_at(tiles.x_px0[part], tiles.y_px0[part])
+                    done += len(part)
+                    yield Step("reading tiles", done, len(tiles))
         keys = np.stack([tiles.slide, tiles.region], axis=1)
         unique, groups = np.unique(keys, axis=0, return_inverse=True)
         of_group = np.zeros(len(unique), dtype=np.int64)
@@ -304,6 +305,26 @@ def image_store(count: int, image_px: int) -> tuple[NDArray[np.uint8], Path | No
         return np.zeros(shape, dtype=np.uint8), None
     folder = settings().cache_dir / "tiles"
     folder.mkdir(parents=True, exist_ok=True)
+    # What a killed run left behind. One that another run has mapped stays valid for it, or (Windows) cannot be deleted.
+    for left_over in folder.glob("tuning-*.uint8"):
+        discard(left_over)
     with tempfile.NamedTemporaryFile(dir=folder, prefix="tuning-", suffix=".uint8", delete=False) as handle:
         path = Path(handle.name)
     return np.memmap(path, dtype=np.uint8, mode="w+", shape=shape), path
+
+
+def discard(file: Path) -> None:
+    """Delete a file of decoded tiles; on Windows one that is still mapped stays until the next run clears it away."""
+    with contextlib.suppress(OSError):
+        file.unlink()
+
+
+@contextlib.contextmanager
+def discarded_on_error(file: Path | None) -> Iterator[None]:
+    """Delete the file if what happens inside does not come to its end."""
+    try:
+        yield
+    except BaseException:
+        if file is not None:
+            discard(file)
+        raise

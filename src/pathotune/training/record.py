@@ -60,9 +60,8 @@ def keep(outcome: Outcome, out: str | Path, seconds: float) -> dict[str, Any]:
     examples = outcome.examples
     labels = examples.labels[examples.validation]
     temperature = float(temperature_fit(outcome.logits, labels))
-    report = classification_report(
-        softmax(outcome.logits, temperature), labels, examples.class_names, groups=examples.groups[examples.validation].tolist()
-    )
+    groups = examples.groups[examples.validation].tolist()
+    report = classification_report(softmax(outcome.logits, temperature), labels, examples.class_names, groups=groups)
     tuning = _tuning(outcome, temperature, report, seconds)
     path = tuning.save(out)
     return {

@@ -13,7 +13,14 @@ from numpy.typing import NDArray
 
 from pathotune.errors import NoTiles, TableUnreadable
 from pathotune.events import Note, Step
-from pathotune.training.examples import READ_AT_ONCE, Examples, Gathering, class_colors, image_store
+from pathotune.training.examples import (
+    READ_AT_ONCE,
+    Examples,
+    Gathering,
+    class_colors,
+    discarded_on_error,
+    image_store,
+)
 
 if TYPE_CHECKING:
     from pathotune.datasets.tiles import TileTable
@@ -69,10 +76,11 @@ def read_table(table: TileTable, reading: Reading, names: Sequence[str], card: T
     images, file = image_store(len(table), reading.image_px)
     yield from _scale_notes(table)
     done = 0
-    for rows, pixels in _slide_tiles(table, reading) if table.is_on_slides else _pictures(table, reading):
-        images[rows] = pixels
-        done += len(rows)
-        yield Step("reading tiles", done, len(table))
+    with discarded_on_error(file):
+        for rows, pixels in _slide_tiles(table, reading) if table.is_on_slides else _pictures(table, reading):
+            images[rows] = pixels
+            done += len(rows)
+            yield Step("reading tiles", done, len(table))
     groups = table.groups("slide")
     _, group = np.unique(groups, return_inverse=True)
     slides = len(np.unique([slide for slide in table.slide if slide])) or (

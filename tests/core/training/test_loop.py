@@ -281,6 +281,14 @@ def test_many_tiles_go_to_a_file_that_goes_away(tiny_backbone, source, monkeypat
     file = mapped.file
     mapped.close()
     assert not file.exists()
+    gathering = examples_module.gather([source], tiny_backbone().card.reading(), QUICK)
+    next(event for event in gathering if isinstance(event, Step))
+    assert list(file.parent.iterdir())
+    gathering.close()
+    assert not list(file.parent.iterdir())
+    file.write_bytes(b"left by a killed run")
+    drain(examples_module.gather([source], tiny_backbone().card.reading(), QUICK)).close()
+    assert not list(file.parent.iterdir())
 
 
 def test_no_more_tiles_of_a_class_than_asked(tiny_backbone, source):
