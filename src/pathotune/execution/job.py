@@ -26,8 +26,8 @@ class Job:
     GeoJSON geometry), `start_point_px0`, `batch_size`, `resume`, `attention`.
 
     Arguments of "tune": `sources` (list of {slide, regions (a path or a GeoJSON FeatureCollection), slide_mpp,
-    patient}) or `tiles` (a table), `method`, `config` (fields of the method's config), `training` (fields of
-    TrainingConfig), `backbone`, `weights`, `task`, `out`.
+    patient}) or `tiles` (a table), `map_classes`, `method`, `config` (fields of the method's config), `training`
+    (fields of TrainingConfig), `backbone`, `weights`, `task`, `out`.
 
     Arguments of "evaluate": `tuning`, `sources` or `tiles`, `device`, `backbone`, `weights`.
     """
@@ -169,35 +169,44 @@ def _sources(arguments: dict[str, Any], command: str) -> Any:
         return read_tile_table(Path(arguments["tiles"]))
     from pathotune.training.examples import TuneSource
 
-    rows = _needed(arguments, "sources", command)
     return [
         TuneSource(
-            slide_path=Path(row["slide"]),
-            regions_path=Path(row["regions"]) if isinstance(row["regions"], str) else row["regions"],
+            slide_path=row["slide"],
+            regions_path=row["regions"] if isinstance(row.get("regions"), str) else None,
+            regions=_regions(row["regions"]) if isinstance(row.get("regions"), dict) else None,
             slide_mpp=row.get("slide_mpp"),
             patient=row.get("patient"),
         )
-        for row in rows
+        for row in _needed(arguments, "sources", command)
     ]
+
+
+def _regions(document: dict[str, Any]) -> Any:
+    """Regions from a GeoJSON document inside a job, in level-0 pixels."""
+    from pathotune.regions import Regions
+    from pathotune.regions.geojson import parse_geojson
+
+    regions, _, warnings = parse_geojson(document, "the job")
+    return Regions(regions, "the job", warnings=warnings)
 
 
 def _tune(arguments: dict[str, Any], cache: BackboneCache, cancel: Callable[[], bool]) -> Iterator[events.Event]:
     from pathotune.methods import load_config
-    from pathotune.tasks import load_task
+    from pathotune.methods.options import with_settings
     from pathotune.training.loop import tune
     from pathotune.training.schedule import TrainingConfig
 
-    method, out = arguments.get("method") or "pathotune", Path(_needed(arguments, "out", "tune"))
+    method = arguments.get("method") or "pathotune"
     backbone = warm_backbone(_needed(arguments, "backbone", "tune"), arguments.get("weights"), None, cache)
-    task = arguments.get("task")
     stream = tune(
         _sources(arguments, "tune"),
         method,
         load_config(method, arguments.get("config") or {}),
         backbone,
-        TrainingConfig(**(arguments.get("training") or {})),
-        load_task(task) if task else None,
-        out,
+        with_settings(TrainingConfig(), arguments.get("training") or {}),
+        arguments.get("task") or None,
+        _needed(arguments, "out", "tune"),
+        map_classes=arguments.get("map_classes") or {},
     )
     yield from _until_cancelled(stream, cancel)
 
@@ -207,8 +216,11 @@ def _evaluate(arguments: dict[str, Any], cache: BackboneCache, cancel: Callable[
     from pathotune.methods.checkpoint import Tuning
 
     tuning = Tuning.load(Path(_needed(arguments, "tuning", "evaluate")))
-    options = {name: arguments[name] for name in ("device",) if arguments.get(name) is not None}
-    yield from _until_cancelled(evaluate(tuning, _sources(arguments, "evaluate"), **options), cancel)
+    names = ("device", "precision", "map_classes")
+    options = {name: arguments[name] for name in names if arguments.get(name) is not None}
+    backbone = tuning_backbone(tuning, arguments.get("backbone"), arguments.get("weights"), cache)
+    stream = evaluate(tuning, _sources(arguments, "evaluate"), backbone=backbone, **options)
+    yield from _until_cancelled(stream, cancel)
 
 
 def _until_cancelled(stream: Iterator[events.Event], cancel: Callable[[], bool]) -> Iterator[events.Event]:

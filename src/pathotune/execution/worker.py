@@ -119,6 +119,8 @@ def main() -> None:
     outgoing = os.fdopen(os.dup(sys.stdout.fileno()), "wb", buffering=0)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
+    if hasattr(os, "nice"):
+        os.nice(5)  # the viewer goes first
     threading.Thread(target=_warm_up, daemon=True).start()
     Worker(sys.stdin.buffer, outgoing).serve()
 

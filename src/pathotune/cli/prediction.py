@@ -1,0 +1,259 @@
+"""`pathotune predict` and `pathotune export`."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pathotune.cli.terminal import (
+    JsonOption,
+    QuietOption,
+    SlideMppOption,
+    VerboseOption,
+    follow,
+    print_json,
+    say,
+    set_loudness,
+)
+from pathotune.errors import (
+    FileMissing,
+    MissingPixelSize,
+    NotFinite,
+    OutputRefused,
+    PathotuneError,
+    SlideUnreadable,
+    StoreMismatch,
+    StoreUnreadable,
+    TooLittleMemory,
+    UsageError,
+)
+
+if TYPE_CHECKING:
+    from pathotune.inference.inputs import SlideInput
+
+PREDICT_EXAMPLE = "Example: pathotune predict a.svs b.svs --tuning tumour.pathotune.safetensors --out results --json"
+EXPORT_EXAMPLE = "Example: pathotune export results/a.svs.tumour.pathotune.zarr --format geojson --out a.geojson"
+
+_BAD = ("failed", "needs_mpp")
+# Anything else is wrong with the tuning, the backbone or the options, and so for every slide.
+OF_ONE_SLIDE = (
+    FileMissing,
+    MissingPixelSize,
+    NotFinite,
+    OutputRefused,
+    SlideUnreadable,
+    StoreMismatch,
+    StoreUnreadable,
+    TooLittleMemory,
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command("predict", epilog=PREDICT_EXAMPLE)(predict)
+    app.command("export", epilog=EXPORT_EXAMPLE)(export)
+
+
+def predict(
+    tuning: Annotated[Path, typer.Option("--tuning", help="The tuning file; it says how tiles are read.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for the prediction stores.")],
+    slides: Annotated[
+        list[Path] | None, typer.Argument(metavar="[SLIDE…]", help="Slides, or folders of slides.")
+    ] = None,
+    table: Annotated[
+        Path | None, typer.Option("--slides", help="A CSV table of slides: column slide, optionally mpp.")
+    ] = None,
+    part: Annotated[str | None, typer.Option("--part", help="Only part I of N of the slides, written I/N.")] = None,
+    recursive: Annotated[bool, typer.Option("--recursive", help="Look into subfolders; --out mirrors them.")] = False,
+    region: Annotated[
+        str | None, typer.Option("--region", help="Only this box, x,y,width,height in level-0 pixels.")
+    ] = None,
+    stride: Annotated[
+        int | None, typer.Option("--stride", help="From tile to tile in pixels of the tuning's resolution.")
+    ] = None,
+    backbone: Annotated[
+        str | None, typer.Option("--backbone", help="A card (YAML) or name to load the tuning's backbone by.")
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option("--weights", help="A file with the backbone's weights, where it is not found.")
+    ] = None,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
+    precision: Annotated[
+        str, typer.Option("--precision", help="auto (bfloat16 where it is faster and agrees), float32 or bfloat16.")
+    ] = "auto",
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="The same bytes every time on like hardware; a little slower.")
+    ] = False,
+    batch_size: Annotated[
+        int | None, typer.Option("--batch-size", min=1, help="Tiles per pass; halves itself when memory runs out.")
+    ] = None,
+    attention: Annotated[bool, typer.Option("--attention/--no-attention", help="Keep the attention maps.")] = True,
+    resume: Annotated[
+        bool, typer.Option("--resume/--restart", help="Go on with stores that are there, or replace them.")
+    ] = True,
+    slide_mpp: SlideMppOption = None,
+    json: JsonOption = False,
+    verbose: VerboseOption = 0,
+    quiet: QuietOption = False,
+) -> None:
+    """Predict classes and attention of one or many slides."""
+    from pathotune.inference.inputs import collect_slides, plan_stores, take_part
+    from pathotune.methods.checkpoint import Tuning
+
+    set_loudness(verbose, quiet)
+    loaded = Tuning.load(tuning)
+    found = take_part(collect_slides(slides or [], table=table, recursive=recursive, mpp=slide_mpp), part)
+    planned = plan_stores(found, loaded.name, out)
+    several = len(planned) > 1 or table is not None or part is not None
+    options = {
+        "tuning": str(tuning),
+        "backbone": backbone,
+        "weights": None if weights is None else str(weights),
+        "device": device,
+        "precision": precision,
+        "deterministic": deterministic,
+        "stride_px": stride,
+        "box_px0": _box(region),
+        "batch_size": batch_size,
+        "attention": attention,
+        "resume": resume,
+    }
+    summary = out / (f"slides-{part.replace('/', '-of-')}.csv" if part else "slides.csv") if several else None
+    results = _predict_all(planned, options, summary, list(loaded.class_names), quiet)
+    if json:
+        print_json(results if several else results[0])
+    code = exit_code([result["status"] for result in results])
+    if code:
+        raise typer.Exit(code)
+
+
+def exit_code(statuses: list[str]) -> int:
+    """The contract's exit code for what became of the slides."""
+    if "cancelled" in statuses:
+        return 130
+    bad = sum(status in _BAD for status in statuses)
+    return 0 if not bad else 1 if bad == len(statuses) else 3
+
+
+def _predict_all(
+    planned: dict[Path, SlideInput],
+    options: dict[str, Any],
+    summary: Path | None,
+    class_names: list[str],
+    quiet: bool,
+) -> list[dict[str, Any]]:
+    """One slide after the other; a slide that fails does not stop the next."""
+    from pathotune.execution.job import Job, run_job
+    from pathotune.inference.inputs import write_table
+
+    results: list[dict[str, Any]] = []
+    backbones: dict[str, Any] = {}
+    with cancel_on_interrupt() as cancelled:
+        for store, slide in planned.items():
+            if cancelled():
+                break
+            job = Job(
+                "predict", {**options, "slide": str(slide.path), "out": str(store.parent), "slide_mpp": slide.mpp}
+            )
+            try:
+                result = follow(run_job(job, cancel=cancelled, backbones=backbones), quiet)
+            except OF_ONE_SLIDE as error:
+                say(f"pathotune: {error}")
+                result = _failure(slide.path, error)
+            results.append(result)
+            _say_result(result, quiet)
+            if summary is not None:
+                write_table(results, class_names, summary)
+    return results
+
+
+def _failure(slide: Path, error: PathotuneError) -> dict[str, Any]:
+    """The contract's document of a slide that could not be predicted."""
+    numbers = {"tiles": 0, "classes": {}, "score": None, "seconds": 0.0, "tiles_per_second": 0.0}
+    status = "needs_mpp" if isinstance(error, MissingPixelSize) else "failed"
+    return {
+        "slide": str(slide),
+        "store": None,
+        **numbers,
+        "peak_memory_mb": None,
+        "status": status,
+        "error": str(error),
+    }
+
+
+def _say_result(result: dict[str, Any], quiet: bool) -> None:
+    if result["status"] in _BAD:
+        return
+    name = Path(result["slide"]).name
+    if result["status"] == "empty":
+        say(f"{name}: no tissue was found where you asked, so nothing was predicted.", quiet)
+        return
+    areas = ", ".join(f"{label} {area:.3g} mm²" for label, area in result["classes"].items())
+    rate = f", {result['tiles_per_second']:.1f} tiles/s" if result["tiles_per_second"] else ""
+    say(f"{name}: {result['status']}, {result['tiles']} tiles in {result['seconds']:.1f} s{rate}. {areas}", quiet)
+    say(f"  {result['store']}", quiet)
+
+
+@contextlib.contextmanager
+def cancel_on_interrupt() -> Iterator[Callable[[], bool]]:
+    """Inside, the first Ctrl-C asks the work to stop after what it is at; the second stops it at once."""
+    pressed = threading.Event()
+
+    def on_interrupt(number: int, frame: Any) -> None:
+        if pressed.is_set():
+            raise KeyboardInterrupt
+        pressed.set()
+        say("pathotune: stopping; what is done is kept. Press Ctrl-C again to stop at once.")
+
+    try:
+        before = signal.signal(signal.SIGINT, on_interrupt)
+    except ValueError:  # not in the main thread, which alone gets signals
+        yield pressed.is_set
+        return
+    try:
+        yield pressed.is_set
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _box(text: str | None) -> list[float] | None:
+    """A box from x,y,width,height."""
+    if text is None:
+        return None
+    try:
+        values = [float(value) for value in text.split(",")]
+    except ValueError:
+        values = []
+    if len(values) != 4 or not (values[2] > 0 and values[3] > 0):
+        raise UsageError(f"--region {text!r} is not x,y,width,height in level-0 pixels, for example 1000,2000,512,512.")
+    return values
+
+
+def export(
+    stores: Annotated[list[Path], typer.Argument(metavar="STORE…", help="Prediction stores.")],
+    out: Annotated[Path, typer.Option("--out", help="The file to write; of several stores, a folder.")],
+    format_: Annotated[
+        str, typer.Option("--format", help="geojson (QuPath), csv (a row per tile) or png.")
+    ] = "geojson",
+    slide: Annotated[
+        Path | None, typer.Option("--slide", help="The slide, for the picture under a png; found beside the store.")
+    ] = None,
+    verbose: VerboseOption = 0,
+    quiet: QuietOption = False,
+) -> None:
+    """Write predictions as what other programs and people open."""
+    from pathotune.inference.export import EXPORTS, export_store
+
+    set_loudness(verbose, quiet)
+    if format_ not in EXPORTS:
+        raise UsageError(f"There is no export format {format_!r}; choose {', '.join(EXPORTS)}.")
+    several = len(stores) > 1 or out.is_dir()
+    for store in stores:
+        target = out / f"{store.name.removesuffix('.zarr')}.{format_}" if several else out
+        say(f"Wrote {export_store(store, format_, target, slide)}.", quiet)

@@ -1,0 +1,249 @@
+"""A prediction store as what other programs and people open: outlines for QuPath, a table, a picture."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pathotune.errors import OutputRefused, StoreMismatch
+from pathotune.inference.plan import Grid
+from pathotune.inference.predictions import PredictionStore, rgb
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
+    from shapely import MultiPolygon, Polygon
+
+    from pathotune.slides.slide import Slide
+
+PICTURE_PX = 1600
+OPACITY = 0.45
+
+
+def export_store(
+    store_path: str | Path, format_name: str, out: str | Path, slide_path: str | Path | None = None
+) -> Path:
+    """Write one store in a format of `EXPORTS`.
+
+    Parameters
+    ----------
+    store_path : the store, finished or half-done.
+    format_name : "geojson", "csv" or "png".
+    out : the file; it appears whole.
+    slide_path : the slide, for what is drawn under a picture; without it the one the store was made from, if found.
+
+    Raises
+    ------
+    StoreUnreadable, StoreMismatch, OutputRefused : no store, another slide's store, or a place that cannot be written.
+    """
+    store, out = PredictionStore.open(store_path), Path(out)
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        EXPORTS[format_name](store, temporary, None if slide_path is None else Path(slide_path))
+        os.replace(temporary, out)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        if isinstance(error, OutputRefused):
+            raise
+        raise OutputRefused(f"{out} cannot be written ({error.strerror or error}). Choose another --out.") from error
+    return out
+
+
+# ---- outlines --------------------------------------------------------------------------------------------------
+
+
+def class_outlines(store: PredictionStore) -> list[MultiPolygon | Polygon]:
+    """The area of each class in level-0 pixels, cell edges exact, valid; an empty one where a class does not occur."""
+    import shapely
+
+    labels = np.asarray(store.labels[:])
+    return [
+        _in_px0(shapely.union_all(_row_boxes(labels == label)).simplify(0), store.grid)
+        for label in range(1, len(store.classes) + 1)
+    ]
+
+
+def _row_boxes(mask: NDArray[np.bool_]) -> NDArray[Any]:
+    """One box per run of cells in a row, in whole cells, so that neighbours share their edges exactly."""
+    import shapely
+
+    padded = np.zeros((mask.shape[0], mask.shape[1] + 2), np.int8)
+    padded[:, 1:-1] = mask
+    change = np.diff(padded, axis=1)
+    rows, first = np.nonzero(change == 1)
+    _, last = np.nonzero(change == -1)
+    boxes: NDArray[Any] = shapely.box(first, rows, last, rows + 1)
+    return boxes
+
+
+def _in_px0(geometry: Any, grid: Grid) -> Any:
+    import shapely
+
+    x0, y0, width, height = grid.box_px0(0, 0, 1, 1)
+    return shapely.transform(geometry, lambda cells: cells * (width, height) + (x0, y0))
+
+
+def _write_geojson(store: PredictionStore, path: Path, slide_path: Path | None) -> None:
+    from pathotune.regions import Region, Regions, write_regions
+
+    area = store.summary()
+    regions = [
+        Region(geometry, entry["name"], rgb(entry), name=entry["name"], properties=_measured(area[entry["name"]]))
+        for entry, geometry in zip(store.classes, class_outlines(store), strict=True)
+        if not geometry.is_empty
+    ]
+    origin = store.attrs.get("slide", {}).get("origin_px0") or (0.0, 0.0)
+    write_regions(Regions(regions, store.path.name, (float(origin[0]), float(origin[1]))), path)
+
+
+def _measured(area_mm2: float) -> dict[str, Any]:
+    return {"measurements": {"Area mm^2": area_mm2}}
+
+
+# ---- table -----------------------------------------------------------------------------------------------------
+
+
+def _rows(store: PredictionStore) -> Iterator[list[Any]]:
+    """A row per predicted tile."""
+    grid, names = store.grid, store.class_names
+    for unit in store.units():
+        read = store.read_unit(unit)
+        if read is None:
+            continue
+        probabilities = read[0]
+        for row, column in np.argwhere(probabilities.sum(axis=0) > 0).tolist():
+            values = probabilities[:, row, column]
+            x = grid.origin_px0[0] + (unit.column + column) * grid.stride_px0[0]
+            y = grid.origin_px0[1] + (unit.row + row) * grid.stride_px0[1]
+            place = [unit.row + row, unit.column + column, f"{x:.3f}", f"{y:.3f}"]
+            size = [f"{side:.3f}" for side in grid.tile_px0]
+            yield [*place, *size, names[int(values.argmax())], *(f"{value:.6f}" for value in values)]
+
+
+def _write_csv(store: PredictionStore, path: Path, slide_path: Path | None) -> None:
+    place = ["row", "column", "x_px0", "y_px0", "width_px0", "height_px0", "class"]
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow([*place, *(f"p {name}" for name in store.class_names)])
+        writer.writerows(_rows(store))
+
+
+# ---- picture ---------------------------------------------------------------------------------------------------
+
+
+def _write_png(store: PredictionStore, path: Path, slide_path: Path | None) -> None:
+    from pathotune.slides import open_slide
+
+    found = slide_path or _slide_beside(store)
+    if found is None:
+        picture = overlay_picture(store, None)
+    else:
+        with open_slide(found) as slide:
+            if slide.fingerprint != store.slide_fingerprint:
+                raise StoreMismatch(
+                    f"{store.path.name} was not made from {found.name}. Name its own slide with --slide."
+                )
+            picture = overlay_picture(store, slide)
+    picture.save(path, format="PNG")
+
+
+def _slide_beside(store: PredictionStore) -> Path | None:
+    """The slide a store was made from, where it still is or beside the store."""
+    stated = store.attrs.get("job", {}).get("arguments", {}).get("slide")
+    name = store.attrs.get("slide", {}).get("name")
+    candidates = [Path(stated)] if stated else []
+    candidates += [store.path.parent / name] if name else []
+    return next((path for path in candidates if path.exists()), None)
+
+
+def overlay_picture(store: PredictionStore, slide: Slide | None, longest_px: int = PICTURE_PX) -> Picture:
+    """The classes over the slide's thumbnail, with legend, scale bar and the words "research use only".
+
+    Parameters
+    ----------
+    store : the predictions.
+    slide : the slide; None leaves the ground white.
+    longest_px : longer side of the slide in the picture.
+    """
+    from PIL import Image
+
+    facts, mpp = store.attrs["slide"], store.grid.mpp
+    um = facts["width_px0"] * mpp[0], facts["height_px0"] * mpp[1]
+    um_per_px = max(um) / longest_px
+    size = max(1, round(um[0] / um_per_px)), max(1, round(um[1] / um_per_px))
+    if slide is None:
+        ground = Image.new("RGB", size, "white")
+    else:
+        ground = Image.fromarray(slide.thumbnail(longest_px)).convert("RGB").resize(size)
+    labels = _labels_at(store, size, um_per_px)
+    colors = np.array([(255, 255, 255), *(rgb(entry) for entry in store.classes)], np.float32)
+    pixels = np.asarray(ground, np.float32)
+    share = OPACITY * (labels > 0)[..., None]
+    blended = pixels * (1 - share) + colors[labels] * share
+    return _with_legend(Image.fromarray(blended.round().astype(np.uint8)), store, um_per_px)
+
+
+def _labels_at(store: PredictionStore, size: tuple[int, int], um_per_px: float) -> NDArray[np.uint8]:
+    """(height, width) class label under the centre of each pixel of the picture."""
+    labels, grid = np.asarray(store.labels[:]), store.grid
+    x0, y0, width, height = grid.box_px0(0, 0, 1, 1)
+    columns = np.floor(((np.arange(size[0]) + 0.5) * um_per_px / grid.mpp[0] - x0) / width).astype(int)
+    rows = np.floor(((np.arange(size[1]) + 0.5) * um_per_px / grid.mpp[1] - y0) / height).astype(int)
+    inside = ((rows >= 0) & (rows < grid.rows))[:, None] & ((columns >= 0) & (columns < grid.columns))[None, :]
+    picked = labels[np.clip(rows, 0, grid.rows - 1)][:, np.clip(columns, 0, grid.columns - 1)]
+    return np.where(inside, picked, np.uint8(0))
+
+
+def _with_legend(picture: Picture, store: PredictionStore, um_per_px: float) -> Picture:
+    """The picture with a white margin at its right for the legend."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    unit = max(14, picture.height // 60)
+    font = ImageFont.load_default(unit)
+    lines = [
+        f"{name}  {area:.2f} mm²" if area >= 0.01 else f"{name}  {area * 1e6:.0f} µm²"
+        for name, area in store.summary().items()
+    ]
+    words = [store.attrs.get("slide", {}).get("name", ""), store.attrs.get("tuning", {}).get("name", "")]
+    words += ["" if store.is_complete else "not complete", "research use only"]
+    margin = int(max(font.getlength(text) for text in [*lines, *words])) + 4 * unit
+    height = max(picture.height, (2 * len(lines) + len(words) + 8) * unit)
+    canvas = Image.new("RGB", (picture.width + margin, height), "white")
+    canvas.paste(picture, (0, 0))
+    draw, left, top = ImageDraw.Draw(canvas), picture.width + unit, unit
+    for text, entry in zip(lines, store.classes, strict=True):
+        draw.rectangle((left, top, left + unit, top + unit), fill=rgb(entry), outline="black")
+        draw.text((left + 1.5 * unit, top - unit // 8), text, fill="black", font=font)
+        top += 2 * unit
+    bar_um = nice_length(picture.width * um_per_px / 5)
+    bar = min(round(bar_um / um_per_px), margin - 2 * unit)
+    if bar < round(bar_um / um_per_px):
+        bar_um = nice_length(bar * um_per_px)
+        bar = round(bar_um / um_per_px)
+    draw.rectangle((left, top + unit, left + bar, top + unit + max(2, unit // 4)), fill="black")
+    text = f"{bar_um:g} µm" if bar_um < 1000 else f"{bar_um / 1000:g} mm"
+    draw.text((left, top + 1.5 * unit), text, fill="black", font=font)
+    top += 4 * unit
+    for text in filter(None, words):
+        draw.text((left, top), text, fill="black", font=font)
+        top += round(1.5 * unit)
+    return canvas
+
+
+def nice_length(longest_um: float) -> float:
+    """The largest of 1, 2, 5, 10, 20, 50 … µm that is not longer."""
+    power = 10.0 ** np.floor(np.log10(longest_um))
+    return float(max(step * power for step in (1, 2, 5) if step * power <= longest_um * (1 + 1e-9)))
+
+
+EXPORTS: dict[str, Callable[[PredictionStore, Path, Path | None], None]] = {
+    "geojson": _write_geojson,
+    "csv": _write_csv,
+    "png": _write_png,
+}
