@@ -1,0 +1,1 @@
+"""Self-supervised pretraining of pathotune-tiny, the small vision transformer that ships with pathotune."""
