@@ -43,7 +43,7 @@ def loaded_after(code: str, *, offscreen: bool = False) -> set[str]:
     )
     environment = {**os.environ, "QT_QPA_PLATFORM": "offscreen"} if offscreen else None
     run = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=300, env=environment
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=550, env=environment
     )
     assert run.returncode == 0, run.stderr[-2000:]
     return set(json.loads(run.stdout.splitlines()[-1]))

@@ -100,6 +100,15 @@ def test_where_regions_overlap_the_smaller_wins() -> None:
         assert (~inside).sum() > 100
 
 
+def test_a_corridor_between_smaller_regions_is_too_narrow_for_the_larger() -> None:
+    large = Region(shapely.box(500, 500, 1500, 1500), "A")
+    beside = [Region(shapely.box(x, 600, x + 385, 1400), "B") for x in (600, 1015)]
+    tiles, _ = lay(large, *beside)
+    centres = tiles.centres_px0()[tiles.label == 0]
+    in_corridor = (np.abs(centres[:, 0] - 1000) < 15) & (np.abs(centres[:, 1] - 1000) < 340)
+    assert len(centres) and not in_corridor.any()
+
+
 def test_a_spot_in_a_region_keeps_its_tile() -> None:
     tiles, reports = lay(Region(shapely.box(500, 500, 1500, 1500), "A"), disc(1000, 1000, 20, "B"))
     assert reports[1].tiles == 1
