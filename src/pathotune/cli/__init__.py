@@ -12,7 +12,7 @@ import typer
 from pathotune.errors import PathotuneError
 
 # Each module has `register(app)`; none imports anything heavy at its top, so `--help` stays quick.
-GROUPS: tuple[str, ...] = ("catalogue", "slides", "tasks", "tuning", "viewing")
+GROUPS: tuple[str, ...] = ("catalogue", "slides", "tasks", "tuning", "prediction", "viewing", "demonstration")
 
 app = typer.Typer(
     name="pathotune",

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from pathotune.demo.run import DemoConfig, Judged
+    from pathotune.demo.run import DemoConfig
     from pathotune.slides.synthetic import SyntheticSlide
 
 Pixels = NDArray[np.uint8]
@@ -30,56 +30,67 @@ ROW = "<tr><td>{}</td><td>{}</td><td>{}</td></tr>"
 
 
 def write_report(
-    out: Path, config: DemoConfig, judged: Judged, truth: SyntheticSlide, store_path: str, result: dict[str, Any]
+    out: Path, config: DemoConfig, slide_path: Path, truth: SyntheticSlide, result: dict[str, Any]
 ) -> dict[str, str]:
     """Write the pictures and `report.html` into `out`; returns their paths by name."""
-    from pathotune.inference.predictions import PredictionStore
+    from pathotune.inference.predictions import PredictionStore, rgb
     from pathotune.slides import open_slide
 
-    store = PredictionStore.open(store_path)
-    with open_slide(out / "slides" / store.slide_name) as slide:
+    store = PredictionStore.open(result["predicted"]["store"])
+    with open_slide(slide_path) as slide:
         thumbnail = slide.thumbnail(PICTURE_PX)
-        size_px0 = slide.width_px0, slide.height_px0
-        mpp = slide.require_mpp().mean
-    colors = np.asarray(store.class_colors, dtype=np.uint8)
-    classes = np.asarray(store.classes[:])
+        size_um = slide.width_px0 * slide.require_mpp().x, slide.height_px0 * slide.require_mpp().y
+    legend = [(entry["name"], rgb(entry)) for entry in store.classes]
+    colors = np.asarray([color for _, color in legend], dtype=np.uint8)
+    labels = np.asarray(store.labels[:])
     pictures = {
         "slide": thumbnail,
-        "truth": blend(thumbnail, _truth_picture(truth, thumbnail.shape[:2], judged.class_names, colors)),
-        "prediction": blend(thumbnail, paint(classes, thumbnail.shape[:2], size_px0, _cell(store), colors)),
-        "attention": _attention_picture(store, thumbnail, size_px0),
+        "truth": blend(thumbnail, _truth_picture(truth, thumbnail.shape[:2], tuple(store.class_names), colors)),
+        "prediction": blend(
+            thumbnail, paint(labels, thumbnail.shape[:2], size_um, store.placement_um("classes"), colors)
+        ),
+        "attention": _attention_picture(store, thumbnail, size_um),
     }
     paths = {}
     for name, picture in pictures.items():
-        paths[f"{name}_png"] = str(_save(out / f"{name}.png", picture, mpp * size_px0[0] / thumbnail.shape[1]))
-    legend = list(zip(judged.class_names, store.class_colors, strict=True))
+        paths[f"{name}_png"] = str(_save(out / f"{name}.png", picture, size_um[0] / thumbnail.shape[1]))
     page = _page(config, legend, result)
     report = out / "report.html"
     report.write_text(page, encoding="utf-8")
     return {**paths, "report": str(report)}
 
 
-def _cell(store: Any) -> tuple[float, float]:
-    """(height, width) of one class cell in level-0 pixels."""
-    (scale_y, scale_x), _ = store.placement("classes")
-    return scale_y / store.mpp[1], scale_x / store.mpp[0]
+Placement = tuple[tuple[float, float], tuple[float, float]]
 
 
 def paint(
-    classes: NDArray[np.integer],
+    labels: NDArray[np.integer],
     shape: tuple[int, ...],
-    size_px0: tuple[int, int],
-    cell_px0: tuple[float, float],
+    size_um: tuple[float, float],
+    placement: Placement,
     colors: Pixels,
 ) -> NDArray[np.float64]:
-    """Colour and opacity (h, w, 4) of a class grid (0 = nothing) at the size of a thumbnail."""
-    y = ((np.arange(shape[0]) + 0.5) * size_px0[1] / shape[0] / cell_px0[0]).astype(int)
-    x = ((np.arange(shape[1]) + 0.5) * size_px0[0] / shape[1] / cell_px0[1]).astype(int)
+    """Colour and opacity (h, w, 4) of a label grid (0 = nothing, else class + 1) at the size of a thumbnail.
+
+    Parameters
+    ----------
+    size_um : width and height of the slide.
+    placement : ((scale y, x), (centre of the first cell y, x)) of the grid in µm.
+    """
+    rows = _cells_under(shape[0], size_um[1], placement[0][0], placement[1][0])
+    columns = _cells_under(shape[1], size_um[0], placement[0][1], placement[1][1])
     there = np.zeros((shape[0], shape[1]), dtype=np.int64)
-    inside_y, inside_x = y < classes.shape[0], x < classes.shape[1]
-    there[np.ix_(inside_y, inside_x)] = classes[np.ix_(y[inside_y], x[inside_x])]
+    inside_y = (rows >= 0) & (rows < labels.shape[0])
+    inside_x = (columns >= 0) & (columns < labels.shape[1])
+    there[np.ix_(inside_y, inside_x)] = labels[np.ix_(rows[inside_y], columns[inside_x])]
     table = np.vstack([[[0, 0, 0, 0]], np.column_stack([colors, np.full(len(colors), 255)])])
     return np.asarray(table[there], dtype=np.float64)
+
+
+def _cells_under(pixels: int, size_um: float, scale_um: float, first_um: float) -> NDArray[np.int64]:
+    """Index of the grid cell under each pixel of a thumbnail along one axis."""
+    place_um = (np.arange(pixels) + 0.5) * size_um / pixels
+    return np.floor((place_um - first_um) / scale_um + 0.5).astype(np.int64)
 
 
 def blend(picture: Pixels, overlay: NDArray[np.float64], strength: float = OVERLAY_STRENGTH) -> Pixels:
@@ -103,24 +114,18 @@ def _truth_picture(
     return np.asarray(table[found], dtype=np.float64)
 
 
-def _attention_picture(store: Any, thumbnail: Pixels, size_px0: tuple[int, int]) -> Pixels:
+def _attention_picture(store: Any, thumbnail: Pixels, size_um: tuple[float, float]) -> Pixels:
     """Attention of the class token over the slide: bright where it looks, the tissue faint beneath."""
-    from PIL import Image
-
-    if not store.attention_sources:
+    if store.attention is None:
         return thumbnail
-    values = np.asarray(store.attention_levels(store.attention_sources[0])[0], dtype=np.float64)
-    (scale_y, scale_x), _ = store.placement("attention")
-    covered = values.shape[0] * scale_y / store.mpp[1], values.shape[1] * scale_x / store.mpp[0]
-    height, width = thumbnail.shape[:2]
+    values = np.asarray(store.attention[0], dtype=np.float64)
     known = values > 0
     low, high = np.percentile(values[known], (5, 99)) if known.any() else (0.0, 1.0)
     heat = np.clip((values - low) / max(high - low, 1e-9), 0, 1) * known
-    size = max(1, round(width * covered[1] / size_px0[0])), max(1, round(height * covered[0] / size_px0[1]))
-    drawn = np.asarray(Image.fromarray((heat * 255).astype(np.uint8)).resize(size, Image.Resampling.BILINEAR))
-    full = np.zeros((height, width), dtype=np.float64)
-    part = drawn[:height, :width]
-    full[: part.shape[0], : part.shape[1]] = part / 255.0
+    (scale_y, scale_x), (first_y, first_x) = store.placement_um("attention")
+    rows = _cells_under(thumbnail.shape[0], size_um[1], scale_y, first_y).clip(0, heat.shape[0] - 1)
+    columns = _cells_under(thumbnail.shape[1], size_um[0], scale_x, first_x).clip(0, heat.shape[1] - 1)
+    full = heat[np.ix_(rows, columns)]
     grey = thumbnail.mean(axis=2, keepdims=True) * 0.35
     warm = np.stack([full, full**2 * 0.75, full**6 * 0.4], axis=-1)
     return np.asarray(np.clip(grey + warm * 255, 0, 255), dtype=np.uint8)

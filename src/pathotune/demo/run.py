@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from pathotune.events import Event, Finished, Note, Step
 
 if TYPE_CHECKING:
-    from pathotune.inference.predictions import PredictionStore
     from pathotune.slides.synthetic import SyntheticSlide
     from pathotune.tiles.tileset import TileSet
 
@@ -100,11 +99,11 @@ def run_demo(out: str | Path, config: DemoConfig | None = None) -> Iterator[Even
         else:
             yield event
     yield Note("Judging the prediction on the second slide, beside colour statistics alone.")
-    judged = _judge(truth_slide, predicted["store"], tuning, source, training)
+    judged = _judge(truth_slide, paths[1], predicted["store"], tuning, source, training)
     result = _numbers(judged)
     result.update(tuned=tuned, predicted=predicted, seconds=time.monotonic() - started)
     yield Step("report", 0, 1, "pictures")
-    result.update(write_report(out, config, judged, truth_slide, predicted["store"], result))
+    result.update(write_report(out, config, paths[1], truth_slide, result))
     yield Finished(result)
 
 
@@ -144,7 +143,7 @@ def true_classes(slide: SyntheticSlide, tiles: TileSet, class_names: tuple[str, 
     return labels
 
 
-def _judge(truth: SyntheticSlide, store_path: str, tuning: Any, source: Any, training: Any) -> Judged:
+def _judge(truth: SyntheticSlide, slide_path: Path, store_path: str, tuning: Any, source: Any, training: Any) -> Judged:
     from pathotune.evaluation.colour import colour_baseline
     from pathotune.inference.predictions import PredictionStore
     from pathotune.slides import open_slide
@@ -153,7 +152,7 @@ def _judge(truth: SyntheticSlide, store_path: str, tuning: Any, source: Any, tra
 
     store = PredictionStore.open(store_path)
     names = tuple(tuning.class_names)
-    with open_slide(store_slide(store)) as slide:
+    with open_slide(slide_path) as slide:
         tiles = tile_grid(slide, tuning.reading, tissue=None)
         predicted = np.moveaxis(np.asarray(store.probabilities[:]), 0, -1)[tiles.row, tiles.column]
         labels = true_classes(truth, tiles, names)
@@ -168,11 +167,6 @@ def _judge(truth: SyntheticSlide, store_path: str, tuning: Any, source: Any, tra
         examples.close()
     rows, columns = np.asarray(tiles.row, np.int64), np.asarray(tiles.column, np.int64)
     return Judged(names, rows, columns, labels[chosen], predicted[chosen].astype(np.float64), colour)
-
-
-def store_slide(store: PredictionStore) -> Path:
-    """The slide a store of the demo belongs to: it lies in the folder `slides` beside it."""
-    return store.path.parent / "slides" / store.slide_name
 
 
 def _drain(stream: Any) -> Any:
