@@ -196,6 +196,17 @@ def test_prompts_have_no_place_and_move_no_patch(backbone: Backbone, pixels: Ten
         torch.testing.assert_close(among / among.sum(dim=-1, keepdim=True), alone, atol=1e-5, rtol=0)
 
 
+def test_finish_drops_the_prompts_and_nothing_else(backbone: Backbone, pixels: Tensor) -> None:
+    if not backbone.takes_prompts:
+        return
+    with torch.no_grad():
+        tokens = backbone.embed(pixels)
+        plain = backbone.finish(tokens)
+        prompted = backbone.finish(_with_prompts(backbone, tokens, _prompts(backbone, 3)), extra=3)
+    for name in ("pooled", "cls", "patches"):
+        assert torch.equal(getattr(prompted, name), getattr(plain, name))
+
+
 def test_prompts_reach_the_features_and_take_gradients(backbone: Backbone, pixels: Tensor) -> None:
     if not backbone.takes_prompts:
         return

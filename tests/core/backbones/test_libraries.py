@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import logging
@@ -123,6 +124,20 @@ def test_a_rotary_model_still_computes_gradients_after_a_prediction() -> None:
         run()
     run().sum().backward()
     assert prompts.grad is not None
+
+
+def test_prompts_of_a_rotary_model_are_turned_as_little_as_registers() -> None:
+    """The same network told that its prompts are prefix tokens, which timm never turns."""
+    rotary = card("timm", "vit_small_patch16_dinov3", {**TIMM, "global_pool": "token"}, prefix_tokens=5)
+    backbone = load_backbone(rotary, random_seed=0)
+    network: Any = copy.deepcopy(backbone.network)
+    network.blocks[0].attn.num_prefix_tokens += 3
+    with torch.no_grad():
+        tokens = backbone.embed(PIXELS)
+        tokens = torch.cat([tokens[:, :5], torch.rand(2, 3, 48), tokens[:, 5:]], dim=1)
+        expected = network.blocks[0](tokens, rope=network.rope.get_embed(shape=(4, 4)))
+        torch.testing.assert_close(backbone.block(0, tokens, extra=3), expected, atol=1e-5, rtol=1e-5)
+    assert backbone.network.blocks[0].attn.num_prefix_tokens == 5  # type: ignore[union-attr, index]
 
 
 def test_query_and_key_norms_are_part_of_the_attention_row() -> None:
