@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathotune.regions.geojson import write_regions
+from pathotune.regions.labelled import LabelledTiles, RegionReport, merge_tiles, why_no_tiles
 from pathotune.regions.reading import read_regions
 from pathotune.regions.region import Region, Regions, parse_class_map
-from pathotune.regions.sampling import LabelledTiles, RegionReport, label_tiles, merge_tiles, why_no_tiles
+from pathotune.regions.sampling import label_tiles
 from pathotune.regions.split import Split, split_groups, split_tiles
 
 __all__ = [

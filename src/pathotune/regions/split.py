@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from pathotune.errors import NoTiles, UsageError
 
 if TYPE_CHECKING:
-    from pathotune.regions.sampling import LabelledTiles
+    from pathotune.regions.labelled import LabelledTiles
 
 Indices = NDArray[np.int64]
 UNITS = ("region", "slide", "patient")
