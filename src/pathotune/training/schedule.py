@@ -20,7 +20,7 @@ class TrainingConfig:
     lr: Annotated[
         float,
         {"min": 1e-7, "max": 1.0, "step": 1e-5, "tooltip": "Learning rate after the warm-up."},
-    ] = 1e-3
+    ] = 3e-3
     weight_decay: Annotated[float, {"min": 0.0, "max": 1.0, "step": 1e-5, "tooltip": "Weight decay of AdamW."}] = 1e-4
     warmup_epochs: Annotated[
         int, {"min": 0, "max": 100, "tooltip": "Epochs in which the learning rate rises to its full value."}
