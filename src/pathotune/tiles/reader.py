@@ -26,6 +26,8 @@ Indices = NDArray[np.intp]
 
 TOLERANCE = 1.01
 """A level may be this much coarser than wanted (scanners write 0.2525 where they mean 0.25)."""
+PLAIN = 0.003
+"""A tile whose side differs from `image_px` level pixels by less than this share and half a pixel is not resampled."""
 SUPPORT = {"box": 0.5, "bilinear": 1.0, "hamming": 1.0, "bicubic": 2.0, "lanczos": 3.0}
 READ_PX = 4_000_000  # of one read, in the level's pixels: keeps memory small and lets a cancel through
 AHEAD = 2  # batches kept ready besides the ones the threads work on
@@ -61,8 +63,8 @@ class TileReader:
     The level is the coarsest one not coarser than the image's pixels (`LEVEL_RULE`, within 1 %). The tile's exact, in
     general fractional box is resampled from it with an antialiasing filter that sees the pixels around the tile too, so
     neighbours fit together and the result does not depend on which levels the file has. Where a tile's side is
-    `image_px` of the level's pixels to within half a pixel, the pixels are taken as they are, as interpolation would
-    only blur them; the tile then lies less than one of the level's pixels beside its exact place.
+    `image_px` of the level's pixels to within half a pixel and 0.3 %, the pixels are taken as they are, as
+    interpolation would only blur them; the tile then lies less than one of the level's pixels beside its place.
 
     Parameters
     ----------
@@ -103,7 +105,7 @@ class TileReader:
         downsample = self.slide.levels[index].downsample
         width, height = (side / downsample for side in self.tile_px0)
         size, support = self.reading.image_px, SUPPORT[self.reading.filter]
-        is_plain = abs(width - size) < 0.5 and abs(height - size) < 0.5
+        is_plain = all(abs(side - size) < min(0.5, PLAIN * size) for side in (width, height))
         margins = [0 if is_plain else int(np.ceil(support * max(side / size, 1.0))) + 1 for side in (width, height)]
         return _Window(index, downsample, width, height, margins[0], margins[1], is_plain)
 

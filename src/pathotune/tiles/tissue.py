@@ -116,7 +116,7 @@ def tissue_mask(slide: Slide, *, max_px: int = 1536) -> TissueMask:
 def tissue_of(picture: NDArray[np.uint8], pixel_mm: float) -> Mask:
     """Tissue (h, w) bool of a picture (h, w, 3) whose pixels are this many millimetres wide."""
     from scipy import ndimage
-    from skimage import morphology
+    from skimage.morphology import closing, disk
 
     rgb = picture.astype(np.float32)
     black = rgb.max(axis=2) < 40
@@ -130,9 +130,8 @@ def tissue_of(picture: NDArray[np.uint8], pixel_mm: float) -> Mask:
     score = np.where(usable, amount + colour, 0)
     mask = (score > _threshold(score[usable])) & (colour > 0.02) & (colour > 0.12 * amount) & usable
     mask |= _walls(density) & usable
-    closing = max(1, min(10, round(CLOSED_UM / 1000 / pixel_mm)))
-    mask = np.pad(mask, closing)
-    mask = morphology.closing(mask, morphology.disk(closing))[closing:-closing, closing:-closing]
+    reach = max(1, min(10, round(CLOSED_UM / 1000 / pixel_mm)))
+    mask = closing(np.pad(mask, reach), disk(reach))[reach:-reach, reach:-reach]
     area = pixel_mm**2
     mask = _without_small(mask, SPECK_MM2 / area)
     mask = ~_without_small(~mask, HOLE_MM2 / area)
@@ -142,7 +141,9 @@ def tissue_of(picture: NDArray[np.uint8], pixel_mm: float) -> Mask:
 
 def _density(rgb: NDArray[np.float32], scanned: Mask) -> NDArray[np.float32]:
     """Optical density above the glass: the commonest bright colour, where there is one, else nearly white."""
-    bright = scanned & (rgb.min(axis=2) > 190) & (rgb.max(axis=2) - rgb.min(axis=2) < 28)
+    # Glass may be tinted; but where the ground is pure white already, what is tinted is pale tissue.
+    tint = 10 if (rgb.min(axis=2) >= 254).mean() > 0.02 else 28
+    bright = scanned & (rgb.min(axis=2) > 190) & (rgb.max(axis=2) - rgb.min(axis=2) < tint)
     glass = np.full(3, 245.0, dtype=np.float32)
     if bright.sum() > max(50, 0.005 * bright.size):
         for channel in range(3):
@@ -155,17 +156,17 @@ def _density(rgb: NDArray[np.float32], scanned: Mask) -> NDArray[np.float32]:
 
 def _threshold(score: NDArray[np.float32]) -> float:
     """Between glass and tissue: Otsu's threshold of the logarithm's coarse range, kept where stains can be."""
-    from skimage import filters
+    from skimage.filters import threshold_otsu
 
     if score.size < 16 or float(score.max()) <= 0.04:
         return 0.10
     # Square roots bring pale tissue away from the glass; strong stains else pull the threshold over it.
-    found = float(filters.threshold_otsu(np.sqrt(np.clip(score, 0, 1.5)))) ** 2
+    found = float(threshold_otsu(np.sqrt(np.clip(score, 0, 1.5)))) ** 2
     return float(np.clip(found, 0.06, 0.20))
 
 
 def _walls(density: NDArray[np.float32]) -> Mask:
-    """Thin lines on glass, in nets: the walls of fat cells, too faint for any threshold; smears and shadows are broad."""
+    """Thin lines in nets: the walls of fat cells, too faint for any threshold; smears and shadows are broad."""
     from scipy import ndimage
 
     sharp = ndimage.gaussian_filter(density, (0.5, 0.5, 0))

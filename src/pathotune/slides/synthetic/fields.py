@@ -24,11 +24,18 @@ def uniform(seed: int, i: NDArray[np.int64], j: NDArray[np.int64]) -> NDArray[np
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         z = z ^ (z >> np.uint64(31))
-    return (z >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    numbers: NDArray[np.float64] = (z >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    return numbers
 
 
 def _smoothstep(t: NDArray[np.float64]) -> NDArray[np.float64]:
     return t * t * (3.0 - 2.0 * t)
+
+
+def centres(start: int, count: int) -> NDArray[np.float64]:
+    """Where the centres of these pixels lie, a pixel's corner being a whole number."""
+    places: NDArray[np.float64] = np.arange(start, start + count, dtype=np.float64) + 0.5
+    return places
 
 
 class ValueNoise:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pathotune.errors import UnknownName, UsageError
-from pathotune.slides.synthetic.fields import Floats, ValueNoise, salt, uniform
+from pathotune.slides.synthetic.fields import Floats, ValueNoise, centres, salt, uniform
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ class Layout:
 
     def pieces(self, x0: int, y0: int, width: int, height: int) -> list[Piece]:
         """The patches that a block of the slide shows, without the pen; background has the patch -1."""
-        x, y = np.arange(x0, x0 + width) + 0.5, np.arange(y0, y0 + height) + 0.5
+        x, y = centres(x0, width), centres(y0, height)
         on_tissue = self._tissue_mask(x, y)
         if on_tissue is False:
             return [Piece(-1, BACKGROUND, None)]

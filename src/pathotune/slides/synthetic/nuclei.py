@@ -71,7 +71,8 @@ def _sprite(kind: NucleusKind, mpp: float, rng: np.random.Generator, angle: floa
     inside = np.clip(0.5 + edge_um * fine / mpp / 2, 0, 1)
     fine_dye = inside * np.clip(dye, 0.2, 2.2) * kind.density
     side = 2 * half + 1
-    return fine_dye.reshape(side, fine, side, fine).mean(axis=(1, 3)).astype(np.float32)
+    drawing: Floats = fine_dye.reshape(side, fine, side, fine).mean(axis=(1, 3)).astype(np.float32)
+    return drawing
 
 
 def scattered(
@@ -98,7 +99,7 @@ def stamp(
     angles: NDArray[np.float64] | None = None,
     tone: float = 0.12,
 ) -> None:
-    """Put one drawing at every place of the (size, size) canvas, over its edges too; where two overlap the darker counts.
+    """Put one drawing at every place of the (size, size) canvas, over its edges too; of two the darker counts.
 
     Parameters
     ----------

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from pathotune.errors import UsageError
 from pathotune.slides.synthetic import textures
-from pathotune.slides.synthetic.fields import ValueNoise, salt, uniform
+from pathotune.slides.synthetic.fields import ValueNoise, centres, salt, uniform
 from pathotune.slides.synthetic.layout import BACKGROUND, CLASSES, LOOK_ALIKES, Layout, Piece
 from pathotune.slides.synthetic.stains import Stain
 
@@ -139,7 +139,7 @@ class SyntheticSlide:
 
     def _gain(self, x: int, y: int, width: int, height: int) -> NDArray[np.float32]:
         """Brightness of the lamp over a block, about 1."""
-        lamp = self._lamp.block(np.arange(x, x + width) + 0.5, np.arange(y, y + height) + 0.5)
+        lamp = self._lamp.block(centres(x, width), centres(y, height))
         lamp *= np.float32(self.stain.illumination)
         lamp += np.float32(1.0)
         return lamp

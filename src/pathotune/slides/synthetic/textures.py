@@ -39,9 +39,10 @@ class Ground:
         minus = None if minus_um is None else self.px(minus_um)
         return periodic_noise(self.rng, self.size, self.px(blur_um), minus_blur_px=minus, stretch=stretch, angle=angle)
 
-    def at(self, field: NDArray[np.generic], x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.generic]:
+    def at(self, field: Floats, x: NDArray[np.float64], y: NDArray[np.float64]) -> Floats:
         """The field's values at places inside the square."""
-        return field[y.astype(int) % self.size, x.astype(int) % self.size]
+        values: Floats = field[y.astype(int) % self.size, x.astype(int) % self.size]
+        return values
 
     def places(self, spacing_um: float, jitter: float = 0.32) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Evenly scattered places."""
@@ -258,7 +259,7 @@ def adipose(ground: Ground) -> Dyes:
     nx, ny = ground.places(15.0, jitter=0.5)
     at_wall = (ground.at(gap_um, nx, ny) < 1.6) & (ground.rng.random(len(nx)) < 0.8)
     nx, ny = nx[at_wall], ny[at_wall]
-    slope_y, slope_x = np.gradient(gap_um)
+    slope_y, slope_x = np.asarray(np.gradient(gap_um))
     along = np.arctan2(ground.at(slope_x, nx, ny), -ground.at(slope_y, nx, ny)).astype(np.float64)
     ground.stamp(dots, nuclei.FAT, nx, ny, along % np.pi)
     return Dyes(np.maximum(np.float32(0.02) * wall, dots), np.clip(matrix, 0, 1), np.zeros_like(dots))

@@ -53,12 +53,12 @@ def drawn_regions(slide: SyntheticSlide, per_class: int) -> dict[str, Any]:
         free = classes == tissue
         for number in range(per_class):
             depth = ndimage.distance_transform_edt(free)
-            row, column = np.unravel_index(int(depth.argmax()), depth.shape)
+            row, column = (int(place) for place in np.unravel_index(int(depth.argmax()), depth.shape))
             # Two squares are kept from the border: the map knows a border to one square only.
             radius = min(float(depth[row, column] - 2) * step, DRAWN_UM[1] / slide.mpp)
             if radius < DRAWN_UM[0] / slide.mpp:
                 break
-            centre = (float(column) - 0.5) * step, (float(row) - 0.5) * step
+            centre = (column - 0.5) * step, (row - 0.5) * step
             name = f"{CLASSES[tissue].name} {number + 1}"
             ring = _by_hand(centre, radius, np.random.default_rng([slide.seed, salt(name)]))
             features.append(_feature([[ring]], tissue, name, slide.seed))

@@ -69,7 +69,8 @@ def write_pyramid(
 
 def _ratios(slide: SyntheticSlide, downsamples: tuple[float, ...] | None) -> list[float]:
     if downsamples is None:
-        ratios, longer = [], max(slide.width_px0, slide.height_px0)
+        longer = max(slide.width_px0, slide.height_px0)
+        ratios: list[float] = []
         while longer / 4 ** len(ratios) > 1024:
             ratios.append(float(4 ** (len(ratios) + 1)))
         return ratios
@@ -212,7 +213,9 @@ class _Reducer:
         self._kept_from, self._kept_rows, self._done = 0, 0, 0
         shape = (self.height, self.width, 3)
         if int(np.prod(shape)) > IN_MEMORY_BYTES:
-            self.result: Pixels = np.memmap(tempfile.TemporaryFile(), dtype=np.uint8, mode="w+", shape=shape)
+            # The map keeps the nameless file open; both go when the level has been written.
+            with tempfile.TemporaryFile() as file:
+                self.result: Pixels = np.memmap(file, dtype=np.uint8, mode="w+", shape=shape)
         else:
             self.result = np.zeros(shape, dtype=np.uint8)
 
