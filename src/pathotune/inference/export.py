@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import os
 from collections.abc import Callable, Iterator
@@ -202,14 +203,11 @@ def _labels_at(store: PredictionStore, size: tuple[int, int], um_per_px: float) 
 
 def _with_legend(picture: Picture, store: PredictionStore, um_per_px: float) -> Picture:
     """The picture with a white margin at its right for the legend."""
-    from PIL import Image, ImageDraw, ImageFont
+    from PIL import Image, ImageDraw
 
     unit = max(14, picture.height // 60)
-    font = ImageFont.load_default(unit)
-    lines = [
-        f"{name}  {area:.2f} mm²" if area >= 0.01 else f"{name}  {area * 1e6:.0f} µm²"
-        for name, area in store.summary().items()
-    ]
+    font, micro, squared = _font(unit)
+    lines = [f"{name}  {area:.3g} mm{squared}" for name, area in store.summary().items()]
     words = [store.attrs.get("slide", {}).get("name", ""), store.attrs.get("tuning", {}).get("name", "")]
     words += ["" if store.is_complete else "not complete", "research use only"]
     margin = int(max(font.getlength(text) for text in [*lines, *words])) + 4 * unit
@@ -227,13 +225,23 @@ def _with_legend(picture: Picture, store: PredictionStore, um_per_px: float) -> 
         bar_um = nice_length(bar * um_per_px)
         bar = round(bar_um / um_per_px)
     draw.rectangle((left, top + unit, left + bar, top + unit + max(2, unit // 4)), fill="black")
-    text = f"{bar_um:g} µm" if bar_um < 1000 else f"{bar_um / 1000:g} mm"
+    text = f"{bar_um:g} {micro}m" if bar_um < 1000 else f"{bar_um / 1000:g} mm"
     draw.text((left, top + 1.5 * unit), text, fill="black", font=font)
     top += 4 * unit
     for text in filter(None, words):
         draw.text((left, top), text, fill="black", font=font)
         top += round(1.5 * unit)
     return canvas
+
+
+def _font(size_px: int) -> tuple[Any, str, str]:
+    """A font with its signs for micro and squared; the one that comes with Pillow has neither."""
+    from PIL import ImageFont
+
+    for name in ("DejaVuSans.ttf", "arial.ttf", "Arial.ttf", "LiberationSans-Regular.ttf"):
+        with contextlib.suppress(OSError):
+            return ImageFont.truetype(name, size_px), "µ", "²"
+    return ImageFont.load_default(size_px), "u", "2"
 
 
 def nice_length(longest_um: float) -> float:

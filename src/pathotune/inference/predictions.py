@@ -305,6 +305,32 @@ class PredictionStore:
         self.attrs["shards"][str(unit.index)] = {"state": state, "tiles": int(tiles), "planned": int(planned)}
         self.save_attributes()
 
+    def drop_unit(self, unit: Unit) -> None:
+        """Delete what is on disk of one unit at full resolution: writing into a damaged shard would read it first."""
+        at = (unit.row // self.grid.unit_cells, unit.column // self.grid.unit_cells)
+        for kind in self.kinds:
+            leading = () if kind == "classes" else (0,)
+            shard = self.path.joinpath(kind, "0", "c", *map(str, (*leading, *at)))
+            shard.unlink(missing_ok=True)
+
+    def repair_pyramids(self) -> None:
+        """Make the lower levels again where one of them is damaged."""
+        damaged = False
+        for kind in self.kinds:
+            for level in range(1, self.grid.levels(kind)):
+                try:
+                    self.array(kind, level)[:]
+                except Exception as error:  # zarr, numcodecs and the disk each have their own
+                    _LOG.warning(
+                        "%s: %s/%d is damaged and will be made again (%s).", self.path.name, kind, level, error
+                    )
+                    shutil.rmtree(self.path / kind / str(level) / "c", ignore_errors=True)
+                    damaged = True
+        for unit in self.units() if damaged else ():
+            read = self.read_unit(unit)
+            if read is not None:
+                self.write_pyramid(unit, *read)
+
     def write_pyramid(
         self, unit: Unit, probabilities: NDArray[np.float32], attention: NDArray[np.float16] | None
     ) -> None:

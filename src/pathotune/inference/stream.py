@@ -75,6 +75,7 @@ class StoreStream:
             unit, members = self._grid.unit(int(index)), np.flatnonzero(self._unit_of == index)
             read = self._store.read_unit(unit) if str(index) in self._store.attrs["shards"] else None
             if read is None:
+                self._store.drop_unit(unit)
                 continue
             there = read[0].sum(axis=0)[self._row[members] - unit.row, self._column[members] - unit.column] > 0
             if there.all():
@@ -82,7 +83,7 @@ class StoreStream:
                 self._units_done += 1
             elif not whole_units:
                 done[members[there]] = True
-        self._store.array("classes")  # opened here, before threads share it
+        self._store.repair_pyramids()
         return done
 
     def unit_of(self, tiles: NDArray[np.intp]) -> NDArray[np.intp]:
