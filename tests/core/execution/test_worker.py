@@ -1,0 +1,147 @@
+"""The worker process: it answers, it stops when told, and nothing of it outlives its parent."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from pathotune.errors import UsageError
+from pathotune.events import Failed, Finished, Note, Step
+from pathotune.execution.client import KILL_AFTER_S, WorkerClient
+from pathotune.execution.job import Job
+
+Until = Callable[..., list[Any]]
+
+
+def test_job(kind: str) -> Job:
+    return Job("test", {"kind": kind})
+
+
+test_job.__test__ = False  # type: ignore[attr-defined]
+
+
+def test_events_come_in_order_and_the_worker_stays_warm(client: WorkerClient, until: Until) -> None:
+    client.submit(test_job("count"))
+    first = until(client)
+    assert [event.done for event in first if isinstance(event, Step)] == list(range(1, 1001))
+    client.submit(test_job("quick"))
+    second = until(client)
+    assert second[-1].result["pid"] == first[-1].result["pid"] and second[-1].result["jobs"] == 2
+    assert client.alive and not client.busy
+
+
+def test_one_job_at_a_time(client: WorkerClient, until: Until) -> None:
+    client.submit(test_job("patient"))
+    with pytest.raises(UsageError, match="running"):
+        client.submit(test_job("quick"))
+
+
+def test_errors_come_as_sentences(client: WorkerClient, until: Until) -> None:
+    client.submit(test_job("wrong"))
+    assert until(client)[-1] == Failed("UsageError", "a sentence", 2)
+    client.submit(test_job("bug"))
+    failed = until(client)[-1]
+    assert isinstance(failed, Failed) and "ZeroDivisionError" in failed.text
+    assert "one by zero" in client.log_path.read_text(), "the traceback is kept"
+    client.submit(test_job("quick"))
+    assert isinstance(until(client)[-1], Finished)
+
+
+def test_prints_do_not_reach_the_events(client: WorkerClient, until: Until) -> None:
+    client.submit(test_job("print"))
+    assert [type(event) for event in until(client)] == [Note, Finished]
+    assert "not an event" in client.log_path.read_text()
+
+
+def test_cancel_of_a_willing_job_keeps_the_worker(client: WorkerClient, until: Until) -> None:
+    client.submit(test_job("patient"))
+    until(client, lambda event: isinstance(event, Note))
+    pid = client.pid
+    client.cancel()
+    assert until(client, seconds=5)[-1].result["status"] == "cancelled"
+    time.sleep(KILL_AFTER_S + 0.3)
+    assert client.alive and client.pid == pid
+
+
+def test_cancel_of_a_stubborn_job_kills_within_a_second(client: WorkerClient, until: Until) -> None:
+    client.submit(test_job("stubborn"))
+    until(client, lambda event: isinstance(event, Note))
+    process = psutil.Process(client.pid)
+    started = time.monotonic()
+    client.cancel()
+    last = until(client, seconds=10)[-1]
+    assert isinstance(last, Failed) and last.kind == "Cancelled" and last.exit_code == 130
+    process.wait(timeout=5)
+    # The machine of a test may be busy; the timer itself is 0.9 s.
+    assert time.monotonic() - started < 3
+    client.submit(test_job("quick"))
+    again = until(client)
+    assert isinstance(again[-1], Finished) and again[-1].result["pid"] != process.pid
+
+
+def test_a_crash_is_said_and_mended(client: WorkerClient, until: Until) -> None:
+    client.submit(test_job("crash"))
+    last = until(client)[-1]
+    assert isinstance(last, Failed) and last.kind == "WorkerDied" and "code 7" in last.text
+    client.submit(test_job("quick"))
+    assert isinstance(until(client)[-1], Finished)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_kill_9_of_the_worker_is_said(client: WorkerClient, until: Until) -> None:
+    client.submit(test_job("patient"))
+    until(client, lambda event: isinstance(event, Note))
+    assert client.pid is not None
+    os.kill(client.pid, signal.SIGKILL)
+    last = until(client, seconds=10)[-1]
+    assert isinstance(last, Failed) and last.kind == "WorkerDied"
+    client.submit(test_job("quick"))
+    assert isinstance(until(client)[-1], Finished)
+
+
+def test_close_ends_the_process(client: WorkerClient, until: Until) -> None:
+    client.submit(test_job("stubborn"))
+    until(client, lambda event: isinstance(event, Note))
+    process = psutil.Process(client.pid)
+    client.close()
+    process.wait(timeout=5)
+    client.close()
+
+
+def test_the_process_says_how_it_is(client: WorkerClient, until: Until) -> None:
+    client.start()
+    end = time.monotonic() + 30
+    while client.memory_mb is None and time.monotonic() < end:
+        time.sleep(0.05)
+    assert client.memory_mb is not None and client.memory_mb > 5
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_no_orphan_of_a_killed_parent(tmp_path: Path) -> None:
+    """An unguarded script, as people write them, is killed -9: its worker ends too."""
+    script = tmp_path / "unguarded.py"
+    script.write_text(
+        "from pathotune.execution.client import WorkerClient\n"
+        "import time\n"
+        "client = WorkerClient()\n"
+        "client.start()\n"
+        "print(client.pid, flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    parent = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    with parent.stdout:
+        worker = psutil.Process(int(parent.stdout.readline()))
+        # Also while it is still importing.
+        parent.kill()
+        parent.wait()
+        worker.wait(timeout=30)
