@@ -3,6 +3,14 @@
 from __future__ import annotations
 
 from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathotune.tiles.grid import tile_grid
+    from pathotune.tiles.reader import TileReader
+    from pathotune.tiles.stain import StainNormaliser
+    from pathotune.tiles.tileset import LEVEL_RULE, Reading, TileSet
+    from pathotune.tiles.tissue import TissueMask, tissue_mask
 
 _HOMES = {
     "LEVEL_RULE": "pathotune.tiles.tileset",

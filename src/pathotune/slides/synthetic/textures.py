@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from pathotune.slides.synthetic import nuclei
 from pathotune.slides.synthetic.fields import Floats, periodic_blur, periodic_noise, salt
 
+EPITHELIUM_SHARE, LUMEN_SHARE, NUCLEI_PER_MM2 = 0.56, 0.075, 3050.0
+CLEFT_SHARE, SPINDLES_UM = 0.07, 19.0
+
 
 @dataclass(frozen=True)
 class Dyes:
@@ -47,6 +50,10 @@ class Ground:
     def places(self, spacing_um: float, jitter: float = 0.32) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Evenly scattered places."""
         return nuclei.scattered(self.rng, self.size, self.px(spacing_um), jitter)
+
+    def nuclei_wanted(self) -> int:
+        """How many epithelial nuclei the square has, so that look-alikes have as many."""
+        return round(NUCLEI_PER_MM2 * (self.size * self.mpp / 1000) ** 2)
 
     def stamp(
         self,
@@ -105,21 +112,23 @@ def _glands(ground: Ground, epithelium: Floats, lumen: Floats, x: NDArray[np.flo
     return Dyes(np.maximum(nuclear, dots), matrix * (1 - np.float32(0.55) * np.minimum(dots, 1)), tissue)
 
 
-EPITHELIUM_SHARE, LUMEN_SHARE, NUCLEI_PER_MM2 = 0.56, 0.075, 3050.0
-
-
 def tumor(ground: Ground) -> Dyes:
     """Fused, irregular glands with small holes in sheets of disorderly nuclei (cribriform adenocarcinoma)."""
     body = ground.noise(13.0, 34.0) + np.float32(0.22) * ground.noise(3.5, 9.0)
     threshold = share(body, EPITHELIUM_SHARE)
     epithelium = soft(body, threshold, 0.10)
-    holes = ground.noise(4.2, 9.0) + np.float32(0.55) * body
-    holes[body < threshold + 0.25] = -9.0
+    spots = ground.noise(4.2, 9.0) + np.float32(0.55) * body
+    holes: Floats = np.where(body < threshold + 0.25, np.float32(-9), spots).astype(np.float32)
     lumen = soft(holes, share(holes, LUMEN_SHARE), 0.25)
     x, y = ground.places(7.6, jitter=0.36)
     solid = periodic_blur(epithelium * (1 - lumen), ground.px(1.8))
-    keep = ground.at(solid, x, y) > 0.80
-    return _glands(ground, epithelium, lumen, *_thinned(ground, x[keep], y[keep]))
+    inside = ground.at(solid, x, y) > 0.80
+    x, y = x[inside], y[inside]
+    # Nuclei crowd along the outlines of glands and holes, several deep.
+    depth = ground.at(periodic_blur(epithelium * (1 - lumen), ground.px(7.0)), x, y)
+    nearest = np.argsort(depth + np.float32(0.10) * ground.rng.standard_normal(len(x), dtype=np.float32))
+    wanted = ground.nuclei_wanted()
+    return _glands(ground, epithelium, lumen, x[nearest[:wanted]], y[nearest[:wanted]])
 
 
 def benign_glands(ground: Ground) -> Dyes:
@@ -144,7 +153,9 @@ def benign_glands(ground: Ground) -> Dyes:
     epithelium = soft(-radius, share(-radius, EPITHELIUM_SHARE), 0.06)
     inner = -radius + np.float32(0.05) * ground.noise(1.8)
     lumen = soft(inner, share(inner, LUMEN_SHARE), 0.08)
-    return _glands(ground, epithelium, lumen, *_thinned(ground, np.concatenate(nx), np.concatenate(ny)))
+    x, y = np.concatenate(nx), np.concatenate(ny)
+    picked = rng.permutation(len(x))[: ground.nuclei_wanted()]
+    return _glands(ground, epithelium, lumen, x[picked], y[picked])
 
 
 @dataclass(frozen=True)
@@ -175,18 +186,6 @@ class Tubule:
         relative = np.hypot(dx, dy) / self.outline(np.arctan2(dy, dx))
         window = np.ix_(rows, columns)
         radius[window] = np.minimum(radius[window], relative)
-
-
-def _thinned(
-    ground: Ground, x: NDArray[np.float64], y: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """As many of these places as the area takes at the density that the look-alikes share."""
-    wanted = round(NUCLEI_PER_MM2 * (ground.size * ground.mpp / 1000) ** 2)
-    picked = ground.rng.permutation(len(x))[:wanted]
-    return x[picked], y[picked]
-
-
-CLEFT_SHARE, SPINDLES_UM = 0.07, 19.0
 
 
 def _fibrous(ground: Ground, angle: Floats, grain_um: float, stretch: float, clefts: Floats) -> Dyes:
