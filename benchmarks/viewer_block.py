@@ -23,7 +23,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=20.0, help="length of the idle and of the predicting part")
-    parser.add_argument("--size", type=int, default=3072, help="width and height of the generated slide in pixels")
+    parser.add_argument("--size", type=int, default=4096, help="width and height of the generated slide in pixels")
     parser.add_argument("--still", action="store_true", help="do not pan while measuring")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
@@ -67,7 +67,9 @@ def measure(folder: Path, options: Any) -> dict[str, Any]:
 
     idle = watch(options.seconds, pan)
     dock.predict.go.click()
-    predicting = watch(options.seconds, pan, more=lambda: session.job.done < 16)
+    # Until after the overlay's layers were made and painted: the heaviest moments of all.
+    painted = PaintedSince(session, options.seconds / 2)
+    predicting = watch(options.seconds, pan, more=lambda: session.job.is_active and not painted())
     tiles, result = session.job.done, session.result
     cells = result.grid.predicted_cells if result is not None else 0
     dock.runner.cancel()
@@ -110,6 +112,20 @@ def make_tuning(slide: Path, regions: Path, out: Path) -> Path:
             time.sleep(0.05)
 
 
+class PaintedSince:
+    """Whether the overlay has shown something for so many seconds."""
+
+    def __init__(self, session: Any, seconds: float) -> None:
+        self.session, self.seconds, self.since = session, seconds, 0.0
+
+    def __call__(self) -> bool:
+        """Ask now."""
+        result = self.session.result
+        if not self.since and result is not None and len(result.layers) >= 3 and result.grid.predicted_cells:
+            self.since = time.perf_counter()
+        return bool(self.since) and time.perf_counter() - self.since > self.seconds
+
+
 class Panner:
     """Moves the view in a small circle at full resolution, so that the canvas has its usual work to do."""
 
@@ -134,7 +150,7 @@ class Panner:
 def watch(seconds: float, pan: Callable[[], None], more: Callable[[], bool] = lambda: False) -> dict[str, float]:
     """Time between the ticks of a timer in the main thread; longer than the timer's own interval is a block.
 
-    `more` prolongs the watch (by ten times at most) while it says so.
+    `more` prolongs the watch (by twenty times at most) while it says so.
     """
     import numpy as np
     from qtpy.QtCore import QTimer
@@ -146,7 +162,7 @@ def watch(seconds: float, pan: Callable[[], None], more: Callable[[], bool] = la
     timer.timeout.connect(pan)
     timer.start()
     run(seconds)
-    run(seconds * 9, until=lambda: not more())
+    run(seconds * 19, until=lambda: not more())
     timer.stop()
     gaps = np.diff(ticks) * 1000 - TICK_MS
     return {

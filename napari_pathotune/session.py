@@ -230,11 +230,11 @@ class Session:
             facts(layer).get("kind") == kind and same_path(facts(layer)["store"], store) for layer in self.viewer.layers
         )
 
-    def repaint(self, result: Result) -> None:
+    def repaint(self, result: Result, thumbnail: bool = False) -> None:
         """Show what changed in a result's grid; cheap, as nothing but this layer's picture is sent again."""
         for layer in (result.classes, result.probability):
             if layer is not None and layer.visible:
-                layer.refresh(thumbnail=False, highlight=False, extent=False)
+                layer.refresh(thumbnail=thumbnail, highlight=False, extent=False)
 
     def place_at(self, position: Any) -> Place | None:
         """What lies under a world position (y, x): coordinates and the visible result there."""

@@ -177,7 +177,7 @@ class OverlayFiller:
             if self._adders:
                 break
         for result in changed.values():
-            self.session.repaint(result)
+            self.session.repaint(result, thumbnail=not self.session.job.is_active)
             self._refresh_attention(result)
 
     def _apply(self, store: str, future: Future[Any]) -> Result | None:

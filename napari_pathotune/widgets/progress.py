@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QHBoxLayout, QProgressBar, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QHBoxLayout, QProgressBar, QSizePolicy, QVBoxLayout, QWidget
 
 from napari_pathotune import compat
 from napari_pathotune.session import JobState, Session
@@ -36,6 +36,7 @@ class ProgressPanel(QWidget):
         layout.addLayout(row)
         layout.addWidget(self.text)
         layout.addWidget(self.note)
+        self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Maximum)
         session.job_changed.connect(self._on_job_changed)
         session.noted.connect(self._on_noted)
         self._on_job_changed(session.job)
