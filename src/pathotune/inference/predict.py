@@ -159,7 +159,7 @@ def _fill(run: _Run, store: PredictionStore, reader: TileReader, model: TileMode
     before, seconds_before = int(done.sum()), float(store.attrs.get("seconds", 0.0))
     store.attrs["state"] = "running"
     store.save_attributes()
-    ended = False
+    ended, working = False, time.monotonic()
     try:
         with model.interruptible(run.cancel):
             yield from _predict_missing(run, stream, reader, model, done)
@@ -171,12 +171,12 @@ def _fill(run: _Run, store: PredictionStore, reader: TileReader, model: TileMode
         seconds = seconds_before + time.monotonic() - run.started
         store.finish(state, seconds=round(seconds, 3), finished=_now(), batch_size=run.batch_size)
     yield from stream.events()
+    rate = run.new / (time.monotonic() - working)
     areas = store.summary()
     if run.was_cancelled:
         status = "cancelled"
     else:
         status = "resumed" if before else "done"
-    rate = run.new / run.working_seconds if run.working_seconds else 0.0
     yield Finished(_result(run.slide, store.path, status, run.started, int(done.sum()), areas, rate))
 
 

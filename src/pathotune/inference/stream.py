@@ -15,7 +15,7 @@ from pathotune.events import ShardDone
 from pathotune.inference.plan import Unit
 from pathotune.inference.predictions import PredictionStore
 
-FLUSH_S = 2.0
+FLUSH_S = 1.0
 """How often a unit that is not whole yet is written, so that it can be seen and a killed run loses little."""
 FLUSH_SHARE = 0.02
 """Largest share of the time that writing unfinished units may take."""
