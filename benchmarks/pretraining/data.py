@@ -66,7 +66,7 @@ def otsu(values: np.ndarray) -> float:
     sums = np.cumsum(counts * centres)
     with np.errstate(divide="ignore", invalid="ignore"):
         between = below * above * (sums / below - (sums[-1] - sums) / above) ** 2
-    return float(centres[np.nanargmax(between)])
+    return float(centres[np.nan_to_num(between, posinf=0).argmax()])
 
 
 def _slide_pixels(path: Path, mpp: float, height_share: float = 1.0) -> np.ndarray:
