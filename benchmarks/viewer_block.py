@@ -49,8 +49,9 @@ def measure(folder: Path, options: Any) -> dict[str, Any]:
     """Idle, then predicting, in one window that is panned in the same way both times."""
     from pathotune.slides.synthetic import write_sample
 
-    slide, regions = write_sample(folder, 5, width_px0=options.size, height_px0=options.size, name="sample")
-    tuning = make_tuning(slide, regions, folder / "head.pathotune.safetensors")
+    # The size of the slide that is tuned on stays, so that each class has regions enough for a split.
+    tuning = make_tuning(*write_sample(folder, 7, width_px0=4096, height_px0=3072), folder / "head")
+    slide, _ = write_sample(folder, 5, width_px0=options.size, height_px0=options.size, name="sample")
 
     from napari_pathotune.window import open_window
 
