@@ -62,10 +62,8 @@ def slide_layer(slide: Slide) -> LayerData:
 
 def class_grid(store: PredictionStore) -> ClassGrid:
     """The store's probabilities in memory (a few MB: one value per tile and class)."""
-    from pathotune.tasks import class_color
-
     scale_um, translate_um = store.placement_um("probabilities")
-    colors = [rgb(entry.get("color") or class_color(entry["name"], i)) for i, entry in enumerate(store.classes)]
+    colors = [class_rgb(entry["name"], entry.get("color"), i) for i, entry in enumerate(store.classes)]
     return ClassGrid(
         np.asarray(store.probabilities[...], dtype=np.float32),
         tuple(store.class_names),
@@ -86,35 +84,67 @@ def tuning_name_of(store: PredictionStore) -> str:
     return name.removeprefix(f"{slide}.") if slide else name
 
 
-def result_layers(
+def overlay_layer(
     grid: ClassGrid, store_path: str | Path, title: str, slide_path: str | Path, opacity: float = 0.5
-) -> list[LayerData]:
-    """The composited class overlay and one hidden probability layer of a prediction."""
-    common = {
-        "scale": grid.scale_um,
-        "translate": grid.translate_um,
-        "units": MICROMETRES,
-        "interpolation2d": "nearest",
-    }
-    about = {"store": str(store_path), "slide_path": str(slide_path), "grid": grid}
-    shown = grid.class_names[grid.shown_class]
-    overlay = {
-        **common,
-        "name": f"classes · {title}",
-        "rgb": True,
-        "opacity": opacity,
-        "metadata": {KEY: {"kind": "classes", **about}},
-    }
-    probability = {
-        **common,
-        "name": probability_name(shown, title),
+) -> LayerData:
+    """The composited class overlay of a prediction; it shows the grid's own array."""
+    options = _on_grid(grid, store_path, slide_path, "classes")
+    return grid.rgba, {**options, "name": f"classes · {title}", "rgb": True, "opacity": opacity}, "image"
+
+
+def probability_layer(grid: ClassGrid, store_path: str | Path, title: str, slide_path: str | Path) -> LayerData:
+    """The probability of one class, hidden at first."""
+    options = {
+        **_on_grid(grid, store_path, slide_path, "probability"),
+        "name": probability_name(grid.class_names[grid.shown_class], title),
         "colormap": "viridis",
         "contrast_limits": (0.0, 1.0),
         "opacity": 0.7,
         "visible": False,
-        "metadata": {KEY: {"kind": "probability", **about}},
     }
-    return [(grid.shown, probability, "image"), (grid.rgba, overlay, "image")]
+    return grid.shown, options, "image"
+
+
+def _on_grid(grid: ClassGrid, store_path: str | Path, slide_path: str | Path, kind: str) -> dict[str, Any]:
+    return {
+        "scale": grid.scale_um,
+        "translate": grid.translate_um,
+        "units": MICROMETRES,
+        "interpolation2d": "nearest",
+        "metadata": {KEY: {"kind": kind, "store": str(store_path), "slide_path": str(slide_path), "grid": grid}},
+    }
+
+
+def result_layers(
+    grid: ClassGrid, store_path: str | Path, title: str, slide_path: str | Path, opacity: float = 0.5
+) -> list[LayerData]:
+    """The composited class overlay and one hidden probability layer of a prediction, bottom first."""
+    probability = probability_layer(grid, store_path, title, slide_path)
+    return [probability, overlay_layer(grid, store_path, title, slide_path, opacity)]
+
+
+def empty_grid(slide: Slide, classes: Sequence[tuple[str, Any]]) -> ClassGrid:
+    """One cell as large as the slide with nothing in it: what is shown before the first tile is predicted.
+
+    Parameters
+    ----------
+    classes : name and colour of each.
+    """
+    (size_y, size_x), rows, columns = pixel_um(slide), slide.height_px0, slide.width_px0
+    return ClassGrid(
+        np.zeros((len(classes), 1, 1), dtype=np.float32),
+        tuple(name for name, _ in classes),
+        np.asarray([class_rgb(name, color, i) for i, (name, color) in enumerate(classes)], dtype=np.uint8),
+        (rows * size_y, columns * size_x),
+        ((rows - 1) / 2 * size_y, (columns - 1) / 2 * size_x),
+    )
+
+
+def class_rgb(name: str, color: Any, index: int) -> tuple[int, int, int]:
+    """A class's own colour, or the one the core gives a class of this name or number."""
+    from pathotune.tasks import class_color
+
+    return rgb(color if color is not None else class_color(name, index))
 
 
 def probability_name(class_name: str, title: str) -> str:
@@ -181,15 +211,22 @@ def attention_limits(values: Any) -> tuple[float, float]:
     return (low, high) if high > low else (0.0, max(high, 1e-6))
 
 
-def store_layers(store: PredictionStore, slide_path: str | Path, opacity: float = 0.5) -> list[LayerData]:
-    """All layers of a prediction store, bottom first: attention and probability (hidden), class overlay."""
+def store_layers(
+    store: PredictionStore, slide_path: str | Path, opacity: float = 0.5, grid: ClassGrid | None = None
+) -> list[LayerData]:
+    """All layers of a prediction store, bottom first: attention and probability (hidden), class overlay.
+
+    Parameters
+    ----------
+    grid : what is in memory already; read from the store where None.
+    """
     title = tuning_name_of(store)
     found = []
     if store.sources:
         levels = attention_levels(store, store.sources[0])
         place = store.placement_um("attention")
         found.append(attention_layer(levels, place, store.path, store.sources, title, slide_path))
-    return found + result_layers(class_grid(store), store.path, title, slide_path, opacity)
+    return found + result_layers(grid or class_grid(store), store.path, title, slide_path, opacity)
 
 
 def attention_levels(store: PredictionStore, source: str) -> list[Any]:

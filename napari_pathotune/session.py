@@ -58,6 +58,11 @@ class Result:
     attention: Any = None
 
     @property
+    def is_empty(self) -> bool:
+        """Nothing is predicted yet."""
+        return self.grid.predicted_cells == 0
+
+    @property
     def layers(self) -> list[Any]:
         """The layers that exist, bottom first."""
         return [layer for layer in (self.attention, self.probability, self.classes) if layer is not None]
@@ -189,6 +194,49 @@ class Session:
     def result_at(self, store: str) -> Result | None:
         """The result that shows this store."""
         return next((result for result in self.results if same_path(result.store, store)), None)
+
+    def prepare(self, store: str, title: str, classes: list[tuple[str, Any]]) -> None:
+        """Have the overlay of a prediction to come on the active slide, empty and not in anyone's way.
+
+        An empty one of another tuning is taken over, so that trying tunings leaves no layers behind.
+
+        Parameters
+        ----------
+        store : path of the store to be.
+        title : the tuning's name.
+        classes : name and colour of each class.
+        """
+        from napari_pathotune.layers import empty_grid, overlay_layer
+
+        slide, layer = self.slide, self.active_layer
+        if slide is None or self.result_at(store) is not None or self.job.is_active:
+            return
+        path, grid = facts(layer)["path"], empty_grid(slide, classes)
+        unused = [result for result in self.results_of(layer) if result.is_empty and result.classes is not None]
+        if unused:
+            unused[0].store = facts(unused[0].classes)["store"] = store
+            unused[0].classes.name = f"classes · {title}"
+            self.adopt(store, grid, keep_choices=False)
+        else:
+            data = overlay_layer(grid, store, title, path, compat.preferences().opacity)
+            self.show_result(store, [data])()
+        self.results_changed.emit()
+
+    def adopt(self, store: str, grid: ClassGrid, keep_choices: bool = True) -> bool:
+        """Show another grid in the layers of a result, and say whether there is such a result."""
+        result = self.result_at(store)
+        if result is None:
+            return False
+        earlier, result.grid = result.grid, grid
+        if keep_choices and earlier.class_names == grid.class_names:
+            grid.visible, grid.fade, grid.shown_class = earlier.visible, earlier.fade, earlier.shown_class
+            grid.paint()
+        for layer, array in ((result.classes, grid.rgba), (result.probability, grid.shown)):
+            if layer is not None:
+                facts(layer)["grid"] = grid
+                layer.data = array
+                layer.scale, layer.translate = grid.scale_um, grid.translate_um
+        return True
 
     def show_result(self, store: str, layer_data: list[tuple[Any, dict[str, Any], str]]) -> Callable[[], bool]:
         """Add a result's layers one call at a time, so that no call holds the window up for long.

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 from qtpy.QtCore import QObject, QTimer
 
 from napari_pathotune import compat
+from napari_pathotune.layers import overlay_layer
+from napari_pathotune.overlay import ClassGrid
 from napari_pathotune.session import Result, Session
 from pathotune import events
 
@@ -125,18 +127,22 @@ class JobRunner(QObject):
             return
         self.session.take(event)
         if isinstance(event, events.Finished | events.Failed):
-            self._filler.finish()
+            self._filler.finish(event.result.get("store") if isinstance(event, events.Finished) else None)
 
 
 class OverlayFiller:
-    """Brings finished shards onto the slide: read by a thread, painted in small steps by the window's loop."""
+    """Brings finished shards onto the slide: read by a thread, painted in small steps by the window's loop.
+
+    Making a layer holds napari up for 0.2 s, so none is made while a job runs where it can be had before: the class
+    overlay is there when the job starts (`Session.prepare`), probability and attention follow when it has ended.
+    """
 
     def __init__(self, session: Session) -> None:
         self.session = session
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="pathotune-overlay")
         self._reads: deque[tuple[str, Future[Any]]] = deque()
         self._adders: deque[Callable[[], bool]] = deque()
-        self._opening: set[str] = set()
+        self._grids: dict[str, Future[ClassGrid]] = {}
         self._slide_path = ""
         self._attention_time = 0.0
 
@@ -148,23 +154,24 @@ class OverlayFiller:
     def begin(self, slide_path: str) -> None:
         """A job for this slide starts."""
         self._slide_path = slide_path
-        self._opening.clear()
+        self._grids.clear()
 
     def take(self, event: events.ShardDone) -> None:
         """A part of a store is readable: have it read."""
-        result = self.session.result_at(event.store)
-        if result is not None:
-            self._reads.append((event.store, self._pool.submit(_read_part, event.store, event.box_px0, result)))
-        elif event.store not in self._opening:
-            self._opening.add(event.store)
-            self._reads.append((event.store, self._pool.submit(_open_layers, event.store, self._slide_path)))
-        else:  # arrived while the store is being opened: read once its grid is there
-            self._reads.append((event.store, self._pool.submit(_read_later, event)))
+        if event.store not in self._grids:
+            self._open(event.store)
+        else:
+            # The pool has one thread, so the grid is there when its turn comes.
+            grid = self._grids[event.store]
+            self._reads.append((event.store, self._pool.submit(_read_part, event.store, event.box_px0, grid)))
+
+    def _open(self, store: str) -> None:
+        self._grids[store] = self._pool.submit(_open_grid, store)
+        self._reads.append((store, self._grids[store]))
 
     def advance(self, end: float) -> None:
         """Paint what was read, and stop at the time `end` (of `time.perf_counter`)."""
         if self._adders:
-            # One layer per tick: making a layer's visual takes tens of milliseconds.
             if not self._adders[0]():
                 self._adders.popleft()
             return
@@ -185,19 +192,18 @@ class OverlayFiller:
             found = future.result()
         except Exception as error:  # a part that cannot be read now is read when the job ends
             log.warning("a finished part of %s could not be shown yet: %s", Path(store).name, error)
+            self._grids = {path: grid for path, grid in self._grids.items() if grid is not future}
             return None
         if isinstance(found, list):
             self._adders.append(self.session.show_result(store, found))
-            return None
-        result = self.session.result_at(store)
-        if isinstance(found, events.ShardDone):
-            if result is not None:
-                self._reads.append((store, self._pool.submit(_read_part, store, found.box_px0, result)))
-            return None
-        if result is not None:
-            values, row, column = found
-            result.grid.put(values, row, column)
-        return result
+        elif isinstance(found, ClassGrid):
+            if not self.session.adopt(store, found):
+                data = overlay_layer(found, store, title_of(store), self._slide_path, compat.preferences().opacity)
+                self._adders.append(self.session.show_result(store, [data]))
+        else:
+            grid, values, row, column = found
+            grid.put(values, row, column)
+        return self.session.result_at(store)
 
     def _refresh_attention(self, result: Result) -> None:
         """Attention is read from disk where it is seen: again only now and then."""
@@ -207,13 +213,19 @@ class OverlayFiller:
             self._attention_time = now
             layer.refresh(thumbnail=False, highlight=False, extent=False)
 
-    def finish(self) -> None:
-        """The job ended: read every shown store of its slide once more in full."""
+    def finish(self, store: str | None = None) -> None:
+        """The job ended: read its stores once more in full, and add what belongs to them.
+
+        Parameters
+        ----------
+        store : the one the job names; where all was done before, no shard has told of it.
+        """
         self._attention_time = 0.0
-        for result in self.session.results:
-            if result.store in self._opening or result.slide_path == self._slide_path:
-                everything = (0.0, 0.0, float("inf"), float("inf"))
-                self._reads.append((result.store, self._pool.submit(_read_part, result.store, everything, result)))
+        if store and store not in self._grids:
+            self._open(store)
+        for path, grid in self._grids.items():
+            self._reads.append((path, self._pool.submit(_read_part, path, None, grid)))
+            self._reads.append((path, self._pool.submit(_other_layers, path, self._slide_path, grid)))
 
     def close(self) -> None:
         """Let the thread end."""
@@ -222,29 +234,44 @@ class OverlayFiller:
         self._adders.clear()
 
 
-def _open_layers(store_path: str, slide_path: str) -> list[Any]:
+def title_of(store: str) -> str:
+    """The tuning's name from a store's path."""
+    from napari_pathotune.layers import tuning_name_of
+    from pathotune.inference.predictions import PredictionStore
+
+    return tuning_name_of(PredictionStore.open(Path(store)))
+
+
+def _open_grid(store_path: str) -> ClassGrid:
+    from napari_pathotune.layers import class_grid
+    from pathotune.inference.predictions import PredictionStore
+
+    return class_grid(PredictionStore.open(Path(store_path)))
+
+
+def _other_layers(store_path: str, slide_path: str, grid: Future[ClassGrid]) -> list[Any]:
+    """Attention and probability of a store whose classes are shown already."""
     from napari_pathotune.layers import store_layers
     from pathotune.inference.predictions import PredictionStore
 
     store = PredictionStore.open(Path(store_path))
-    return list(store_layers(store, slide_path, compat.preferences().opacity))
+    return list(store_layers(store, slide_path, compat.preferences().opacity, grid.result()))
 
 
-def _read_later(event: events.ShardDone) -> events.ShardDone:
-    return event
-
-
-def _read_part(store_path: str, box_px0: tuple[float, float, float, float], result: Result) -> tuple[Any, int, int]:
-    """The probabilities of the cells a box touches, with the row and column of the first."""
+def _read_part(
+    store_path: str, box_px0: tuple[float, float, float, float] | None, grid: Future[ClassGrid]
+) -> tuple[ClassGrid, Any, int, int]:
+    """The probabilities of the cells a box holds (None: all), with the row and column of the first."""
     import numpy as np
 
     from pathotune.inference.predictions import PredictionStore
 
     store = PredictionStore.open(Path(store_path))
-    if box_px0[2] == float("inf"):
-        return np.asarray(store.probabilities[...], dtype=np.float32), 0, 0
-    rows, columns = result.grid.cells_of(box_px0, store.grid.mpp)
-    return np.asarray(store.probabilities[:, rows, columns], dtype=np.float32), rows.start, columns.start
+    if box_px0 is None:
+        return grid.result(), np.asarray(store.probabilities[...], dtype=np.float32), 0, 0
+    rows, columns = grid.result().cells_of(box_px0, store.grid.mpp)
+    values = np.asarray(store.probabilities[:, rows, columns], dtype=np.float32)
+    return grid.result(), values, rows.start, columns.start
 
 
 def _worker_client() -> WorkerClient:

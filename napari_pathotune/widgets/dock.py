@@ -41,7 +41,7 @@ class PathoTuneDock(QWidget):
         self.tabs.setTabToolTip(0, "Lay predictions of a tuning on the slide.")
         self.tabs.addTab(self.tune, "Tune")
         self.tabs.setTabToolTip(1, "Tune on regions you draw.")
-        self.readout = CursorReadout(self.session, self.overlay.show_place)
+        self.readout = CursorReadout(self.session)
         self._lay_out()
         self.destroyed.connect(self.runner.close)
 
@@ -50,10 +50,9 @@ class PathoTuneDock(QWidget):
         inner = QVBoxLayout(column)
         inner.setContentsMargins(8, 4, 8, 4)
         inner.setSpacing(6)
-        for widget in (heading("Slide"), self.slide, self.tabs, self.progress, self.overlay):
+        for widget in (heading("Slide"), self.slide, self.tabs, self.overlay):
             inner.addWidget(widget)
         inner.addStretch(1)
-        inner.addWidget(text_label("<i>For research use only, not for diagnosis.</i>"))
         scroll = QScrollArea()
         scroll.setWidgetResizable(True)
         scroll.setFrameShape(QFrame.Shape.NoFrame)
@@ -61,7 +60,14 @@ class PathoTuneDock(QWidget):
         scroll.setWidget(column)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(scroll)
+        layout.addWidget(scroll, 1)
+        # Below the part that scrolls: Cancel is always seen, and what changes often lays out nothing above it.
+        foot = QVBoxLayout()
+        foot.setContentsMargins(8, 4, 8, 6)
+        foot.addWidget(self.progress)
+        foot.addWidget(self.readout.line)
+        foot.addWidget(text_label("<i>For research use only, not for diagnosis.</i>"))
+        layout.addLayout(foot)
         self.setMinimumWidth(WIDTH_PX)
 
     def showEvent(self, event: Any) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from html import escape
 from typing import Any
 
 from qtpy.QtCore import QSignalBlocker, Qt
@@ -47,7 +46,6 @@ class OverlayPanel(QWidget):
         self.fade.toggled.connect(self._on_fade_toggled)
         self.heat = combo("Heat map", "Show one class's probability or the model's attention instead of the classes.")
         self.heat.activated.connect(self._on_heat_activated)
-        self.cursor = text_label(tooltip="What the prediction says under the cursor.")
         self._lay_out()
         session.results_changed.connect(self.refresh)
         session.active_changed.connect(self.refresh)
@@ -71,7 +69,6 @@ class OverlayPanel(QWidget):
         layout.addLayout(opacity_row)
         layout.addWidget(self.fade)
         layout.addLayout(heat_row)
-        layout.addWidget(self.cursor)
         layout.addWidget(text_label(f"Hold <b>{HIDE_KEY}</b> over the slide to hide the overlay."))
 
     def refresh(self) -> None:
@@ -93,7 +90,7 @@ class OverlayPanel(QWidget):
 
     def _fill_legend(self, result: Result) -> None:
         clear(self.legend)
-        areas = result.grid.areas_mm2()
+        areas = {} if result.is_empty else result.grid.areas_mm2()
         for index, name in enumerate(result.grid.class_names):
             area = areas.get(name)
             box = QCheckBox(f"{name}   {area:.2f} mm²" if area is not None else name)
@@ -120,10 +117,6 @@ class OverlayPanel(QWidget):
             }.get(shown, "")
             rows = [self.heat.itemData(row) for row in range(self.heat.count())]
             self.heat.setCurrentIndex(next((i for i, row in enumerate(rows) if tuple(row) == (shown, wanted)), 0))
-
-    def show_place(self, place: Place | None) -> None:
-        """Show what lies under the cursor."""
-        self.cursor.setText(escape(place_text(place)) or "Move over the slide to read it.")
 
     def _on_class_toggled(self, index: int, on: bool) -> None:
         if self._result is not None:

@@ -13,6 +13,7 @@ from qtpy.QtWidgets import (
     QFrame,
     QLabel,
     QLayout,
+    QLineEdit,
     QPushButton,
     QSizePolicy,
     QStyle,
@@ -67,6 +68,24 @@ class WrappedLabel(QLabel):
         height = self.heightForWidth(max(self.width(), 40))
         if height > 0 and height != self.height():
             self.setFixedHeight(height)
+
+
+class SteadyLine(QLineEdit):
+    """A line of text that changes often: unlike a label's, its change lays nothing out again (30 ms in a dock)."""
+
+    def __init__(self, tooltip: str) -> None:
+        super().__init__()
+        self.setReadOnly(True)
+        self.setFrame(False)
+        self.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+        self.setStyleSheet("QLineEdit { background: transparent; border: none; padding: 0px; }")
+        named(self, tooltip.partition(":")[0], tooltip)
+
+    def show_text(self, text: str) -> None:
+        """Show this text from its beginning."""
+        if text != self.text():
+            self.setText(text)
+            self.setCursorPosition(0)
 
 
 def text_label(text: str = "", tooltip: str = "") -> WrappedLabel:

@@ -84,6 +84,8 @@ class PredictPanel(QWidget):
         ):
             signal.connect(self.refresh)
         session.job_changed.connect(self._on_job_changed)
+        for name in ("active_changed", "tuning_changed"):
+            getattr(session, name).connect(self._prepare)
         self.place.activated.connect(lambda _: self.refresh())
         self.refresh()
 
@@ -108,6 +110,17 @@ class PredictPanel(QWidget):
         self.hint.setText(missing)
         self.hint.setVisible(bool(missing))
         self.go.setEnabled(not missing and not self.session.job.is_active)
+
+    def _prepare(self) -> None:
+        """Have the overlay's layer before the job: making one in mid-run would hold the window up."""
+        slide, tuning = self.session.slide, self.session.tuning
+        if slide is None or slide.mpp is None or tuning is None:
+            return
+        from pathotune.inference.predictions import store_path
+
+        store = store_path(slide.path, tuning.name, results_folder())
+        classes = [(str(entry["name"]), entry.get("color")) for entry in tuning.classes]
+        self.session.prepare(str(store), tuning.name, classes)
 
     def missing(self) -> str:
         """What a prediction still needs, as a sentence; empty where it can start."""
@@ -135,6 +148,7 @@ class PredictPanel(QWidget):
         except PathotuneError as error:
             compat.show_error(str(error))
             return
+        self._prepare()
         where = self.place.currentText()
         self.runner.submit(job, facts(self.session.active_layer)["path"], f"Starting: {where[:1].lower()}{where[1:]}…")
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QHBoxLayout, QProgressBar, QSizePolicy, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QHBoxLayout, QLabel, QProgressBar, QSizePolicy, QVBoxLayout, QWidget
 
 from napari_pathotune import compat
 from napari_pathotune.session import JobState, Session
-from napari_pathotune.widgets.parts import button, named, text_label, thousands
+from napari_pathotune.widgets.parts import SteadyLine, button, named, text_label, thousands
 from napari_pathotune.workers import JobRunner
 
 
@@ -24,6 +24,7 @@ class ProgressPanel(QWidget):
         named(self.bar, "Progress", "How much of the job is done.")
         self.cancel = button("Cancel", "Stop now. What is done is kept, and a later run goes on from there.")
         self.cancel.clicked.connect(runner.cancel)
+        self.line = SteadyLine("How far the job is: tiles done, tiles per second, time left.")
         self.text = text_label()
         self.note = text_label()
         self.note.setTextFormat(Qt.TextFormat.PlainText)
@@ -34,6 +35,7 @@ class ProgressPanel(QWidget):
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(3)
         layout.addLayout(row)
+        layout.addWidget(self.line)
         layout.addWidget(self.text)
         layout.addWidget(self.note)
         self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Maximum)
@@ -42,30 +44,42 @@ class ProgressPanel(QWidget):
         self._on_job_changed(session.job)
 
     def _on_job_changed(self, job: JobState) -> None:
-        self.bar.setVisible(job.is_active)
-        self.cancel.setVisible(job.is_active)
-        self.cancel.setEnabled(job.stage in ("starting", "running"))
         if job.stage == "starting":
-            self.note.setText("")
             self._said.clear()
-        # An unknown length is shown as a moving bar.
-        known = job.stage == "running" and job.total > 0
-        self.bar.setRange(0, job.total if known else 0)
-        self.bar.setValue(job.done if known else 0)
-        self.text.setText(progress_text(job))
-        self.text.setVisible(bool(self.text.text()))
+            self._say(self.note, "")
+        self._fill_bar(job)
+        self.cancel.setEnabled(job.stage in ("starting", "running"))
+        for widget in (self.bar, self.cancel, self.line):
+            if widget.isHidden() == job.is_active:
+                widget.setVisible(job.is_active)
+        self.line.show_text(progress_text(job) if job.is_active else "")
+        self._say(self.text, "" if job.is_active else progress_text(job))
         if not job.is_active:
             # What was said on the way is kept for who wants to know.
             self.text.setToolTip("\n".join(self._said))
-            self.note.setText("")
-        self.note.setVisible(bool(self.note.text()))
+            self._say(self.note, "")
         if job.stage == "failed":
             compat.show_error(job.text)
 
+    def _fill_bar(self, job: JobState) -> None:
+        # Qt repaints a progress bar at once, and with it the whole window beside an OpenGL canvas (up to 0.1 s);
+        # with updates off meanwhile it is painted when the window is painted next.
+        known = job.stage == "running" and job.total > 0
+        self.bar.setUpdatesEnabled(False)
+        self.bar.setRange(0, job.total if known else 1)
+        self.bar.setValue(job.done if known else 0)
+        self.bar.setUpdatesEnabled(True)
+
+    def _say(self, label: QLabel, text: str) -> None:
+        """Set a label's text where it differs, and hide it where there is none."""
+        if label.text() != text:
+            label.setText(text)
+        if label.isHidden() == bool(text):
+            label.setVisible(bool(text))
+
     def _on_noted(self, level: str, text: str) -> None:
         self._said.append(text)
-        self.note.setText(text)
-        self.note.setVisible(True)
+        self._say(self.note, text)
         if level == "warning":
             compat.show_warning(text)
 

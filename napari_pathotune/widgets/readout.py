@@ -1,28 +1,26 @@
-"""The cursor read-out in the window's status bar, and the key that hides the overlay while it is held."""
+"""The cursor read-out in the dock and the status bar, and the key that hides the overlay while it is held."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from qtpy.QtWidgets import QLabel, QMainWindow, QWidget
 
-from napari_pathotune.session import Place, Session
+from napari_pathotune.session import Session
 from napari_pathotune.widgets.overlays import HIDE_KEY, place_text
+from napari_pathotune.widgets.parts import SteadyLine
 
 
 class CursorReadout:
-    """Follows the mouse over the canvas and says what lies there.
+    """Follows the mouse over the canvas and says what lies there."""
 
-    Parameters
-    ----------
-    show : called with the place under the cursor, or None.
-    """
-
-    def __init__(self, session: Session, show: Callable[[Place | None], None]) -> None:
-        self.session, self.show = session, show
+    def __init__(self, session: Session) -> None:
+        self.session = session
         self.label = QLabel()
         self.label.setAccessibleName("Under the cursor")
+        self.line = SteadyLine("What the prediction says under the cursor: class, probability, place.")
+        self.line.show_text("Move over the slide to read it.")
         self._has_bar = False
         session.viewer.mouse_move_callbacks.append(self._on_mouse_moved)
         session.viewer.bind_key(HIDE_KEY, self._hold_to_hide, overwrite=True)
@@ -44,9 +42,9 @@ class CursorReadout:
         self.label.hide()
 
     def _on_mouse_moved(self, viewer: Any, event: Any) -> None:
-        place = self.session.place_at(event.position)
-        self.label.setText(place_text(place))
-        self.show(place)
+        text = place_text(self.session.place_at(event.position))
+        self.label.setText(text)
+        self.line.show_text(text or "Move over the slide to read it.")
 
     def _hold_to_hide(self, viewer: Any) -> Iterator[None]:
         """Hide the results while the key is held."""

@@ -115,50 +115,103 @@ def test_the_worker_stays_warm_then_gives_its_memory_back(
     assert run_loop(2, lambda: "close" in client.calls) and runner.client is None
 
 
-def test_shards_are_painted_as_they_come(
-    runner: Any, client: FakeClient, run_loop: Callable[..., bool], monkeypatch: pytest.MonkeyPatch, viewer: Any
-) -> None:
-    on_disk = np.zeros((2, 4, 6), np.float32)
-    grid = empty_grid()
-    monkeypatch.setattr(workers, "_open_layers", lambda store, slide: result_layers(grid, store, "t", slide))
+@pytest.fixture
+def on_disk(monkeypatch: pytest.MonkeyPatch) -> np.ndarray[Any, Any]:
+    """A store's probabilities that the filler reads; the test writes them."""
+    values = np.zeros((2, 4, 6), np.float32)
 
-    def read(store: str, box: Any, result: Any) -> Any:
-        rows, columns = (slice(0, 4), slice(0, 6)) if box[2] == float("inf") else result.grid.cells_of(box, (0.5, 0.5))
-        return on_disk[:, rows, columns].copy(), rows.start, columns.start
+    def open_grid(store: str) -> ClassGrid:
+        grid = empty_grid()
+        grid.put(values.copy(), 0, 0)
+        return grid
 
+    def read(store: str, box: Any, grid: Any) -> Any:
+        rows, columns = (slice(0, 4), slice(0, 6)) if box is None else grid.result().cells_of(box, (0.5, 0.5))
+        return grid.result(), values[:, rows, columns].copy(), rows.start, columns.start
+
+    monkeypatch.setattr(workers, "_open_grid", open_grid)
     monkeypatch.setattr(workers, "_read_part", read)
+    monkeypatch.setattr(workers, "title_of", lambda store: "t")
+    monkeypatch.setattr(
+        workers, "_other_layers", lambda store, slide, grid: result_layers(grid.result(), store, "t", slide)
+    )
+    return values
+
+
+def predicted(session: Any) -> int:
+    return session.results[0].grid.predicted_cells if session.results else 0
+
+
+def test_shards_are_painted_as_they_come_and_the_other_layers_wait_for_the_end(
+    runner: Any, client: FakeClient, run_loop: Callable[..., bool], on_disk: np.ndarray[Any, Any], viewer: Any
+) -> None:
+    session = runner.session
     runner.submit(FakeJob(), "/s.svs", "")
     on_disk[0, :2] = 1
-    client.events = [
-        events.ShardDone(STORE, 0, 1, 2, (0, 0, 600, 200)),
-        events.ShardDone(STORE, 0, 1, 2, (0, 0, 600, 200)),
-    ]
-    assert run_loop(3, lambda: len(runner.session.results) == 1 and grid.predicted_cells == 12)
-    overlay = next(layer for layer in viewer.layers if facts(layer)["kind"] == "classes")
+    client.events = [events.ShardDone(STORE, 0, 1, 2, (0, 0, 600, 200))] * 2
+    assert run_loop(3, lambda: predicted(session) == 12 and session.results[0].classes is not None)
+    overlay = session.results[0].classes
     assert overlay.data[0, 0, 3] > 0 and overlay.data[3, 0, 3] == 0
     on_disk[1, 2:] = 1
-    client.events = [events.ShardDone(STORE, 1, 2, 2, (0, 200, 600, 200)), events.Finished({})]
-    assert run_loop(3, lambda: grid.predicted_cells == 24)
-    assert tuple(overlay.data[3, 0, :3]) == (1, 2, 3)
+    client.events = [events.ShardDone(STORE, 1, 2, 2, (0, 200, 600, 200))]
+    assert run_loop(3, lambda: predicted(session) == 24)
+    assert tuple(overlay.data[3, 0, :3]) == (1, 2, 3) and len(viewer.layers) == 1
+    client.events = [events.Finished({"store": STORE})]
+    assert run_loop(3, lambda: session.results[0].probability is not None)
+    assert np.shares_memory(session.results[0].probability.data, session.results[0].grid.shown)
+
+
+def test_a_prepared_overlay_is_filled_and_no_layer_is_made_while_the_job_runs(
+    runner: Any,
+    client: FakeClient,
+    run_loop: Callable[..., bool],
+    on_disk: np.ndarray[Any, Any],
+    viewer: Any,
+    add: Any,
+    slide_path: Any,
+) -> None:
+    from napari_pathotune.layers import slide_layer
+    from pathotune.slides import open_slide
+
+    session = runner.session
+    add([slide_layer(open_slide(slide_path))])
+    session.prepare("/other/store.zarr", "other", [("x", None)])
+    session.prepare(STORE, "t", [("a", None), ("b", None)])
+    assert len(viewer.layers) == 2, "an unused overlay is taken over"
+    overlay = session.results[0].classes
+    assert overlay.name == "classes · t" and np.allclose(
+        overlay._extent_data_augmented[1] * np.array(overlay.scale) + overlay.translate,
+        np.array([400, 600]) * 0.5 - 0.25,
+    )
+    runner.submit(FakeJob(), str(slide_path), "")
+    on_disk[0, :2] = 1
+    client.events = [events.ShardDone(STORE, 0, 1, 2, (0, 0, 600, 200))]
+    assert run_loop(3, lambda: predicted(session) == 12)
+    assert len(viewer.layers) == 2 and session.results[0].classes is overlay and overlay.data[0, 0, 3] > 0
+    assert tuple(overlay.scale) == (50.0, 50.0) and facts(overlay)["store"] == STORE
 
 
 def test_a_part_that_cannot_be_read_is_read_at_the_end(
-    runner: Any, client: FakeClient, run_loop: Callable[..., bool], monkeypatch: pytest.MonkeyPatch
+    runner: Any,
+    client: FakeClient,
+    run_loop: Callable[..., bool],
+    on_disk: np.ndarray[Any, Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    grid = empty_grid()
-    monkeypatch.setattr(workers, "_open_layers", lambda store, slide: result_layers(grid, store, "t", slide))
+    read_whole = workers._read_part
 
-    def read(store: str, box: Any, result: Any) -> Any:
-        if box[2] != float("inf"):
+    def read(store: str, box: Any, grid: Any) -> Any:
+        if box is not None:
             raise OSError("still being written")
-        return np.ones((2, 4, 6), np.float32) / 2, 0, 0
+        return read_whole(store, box, grid)
 
     monkeypatch.setattr(workers, "_read_part", read)
     runner.submit(FakeJob(), "/s.svs", "")
-    client.events = [events.ShardDone(STORE, n, n, 2, (0, 0, 100, 100)) for n in range(3)]
+    client.events = [events.ShardDone(STORE, n, n, 2, (0, 0, 600, 400)) for n in range(3)]
     assert run_loop(3, lambda: len(runner.session.results) == 1)
-    client.events = [events.Finished({})]
-    assert run_loop(3, lambda: grid.predicted_cells == 24)
+    on_disk[0] = 1
+    client.events = [events.Finished({"store": STORE})]
+    assert run_loop(3, lambda: predicted(runner.session) == 24)
 
 
 def test_closing_ends_the_worker(runner: Any, client: FakeClient, run_loop: Callable[..., bool]) -> None:
