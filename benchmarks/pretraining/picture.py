@@ -52,7 +52,7 @@ def draw(slide_path: Path, corner_um: tuple[float, float], tiles: tuple[int, int
     size = (tiles[0] * 14, tiles[1] * 14)
     is_tissue = np.asarray(tissue.resize(size, Image.Resampling.BOX).convert("L")) < 220
     colours = Image.fromarray(principal_colours(patch_grid(encoder, facts, images, tiles[0]), is_tissue))
-    shown = (3 * size[0] * 2, 3 * size[1] * 2)
+    shown = (4 * size[0], 4 * size[1])
     tissue = tissue.resize(shown, Image.Resampling.BOX)
     overlay = colours.resize(shown, Image.Resampling.NEAREST)
     panels = [tissue, overlay, Image.blend(tissue, overlay, 0.55)]
@@ -78,7 +78,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--weights", type=Path, default=WEIGHTS)
     options = parser.parse_args(arguments)
     slide = options.data / "wsi/CMU-1-Small-Region.svs"
-    draw(slide, (0.0, 0.0), (9, 13), options.weights).save(options.output, optimize=True)
+    picture = draw(slide, (0.0, 0.0), (9, 13), options.weights)
+    picture.quantize(192).save(options.output, optimize=True)
 
 
 if __name__ == "__main__":
