@@ -85,7 +85,7 @@ class PredictPanel(QWidget):
             signal.connect(self.refresh)
         session.job_changed.connect(self._on_job_changed)
         for name in ("active_changed", "tuning_changed"):
-            getattr(session, name).connect(self._prepare)
+            getattr(session, name).connect(lambda: self._prepare())
         self.place.activated.connect(lambda _: self.refresh())
         self.refresh()
 
@@ -111,14 +111,20 @@ class PredictPanel(QWidget):
         self.hint.setVisible(bool(missing))
         self.go.setEnabled(not missing and not self.session.job.is_active)
 
-    def _prepare(self) -> None:
-        """Have the overlay's layer before the job: making one in mid-run would hold the window up."""
+    def _prepare(self, at_once: bool = False) -> None:
+        """Have the overlay's layer before the job: making one in mid-run would hold the window up.
+
+        A store that is on disk already comes with its slide by the reader; only when a job starts (`at_once`) and its
+        layers are not there is one made for it too.
+        """
         slide, tuning = self.session.slide, self.session.tuning
         if slide is None or slide.mpp is None or tuning is None:
             return
         from pathotune.inference.predictions import store_path
 
         store = store_path(slide.path, tuning.name, results_folder())
+        if store.exists() and not at_once:
+            return
         classes = [(str(entry["name"]), entry.get("color")) for entry in tuning.classes]
         self.session.prepare(str(store), tuning.name, classes)
 
@@ -148,7 +154,7 @@ class PredictPanel(QWidget):
         except PathotuneError as error:
             compat.show_error(str(error))
             return
-        self._prepare()
+        self._prepare(at_once=True)
         where = self.place.currentText()
         self.runner.submit(job, facts(self.session.active_layer)["path"], f"Starting: {where[:1].lower()}{where[1:]}…")
 

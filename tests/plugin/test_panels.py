@@ -124,6 +124,23 @@ def test_prediction_on_the_drawn_region_follows_the_selected_shape(
     )
 
 
+def test_an_overlay_is_ready_for_a_new_prediction_but_not_for_one_that_is_on_disk(
+    dock: Any, viewer: Any, open_slide_layer: Any, tuning: Tuning
+) -> None:
+    from napari_pathotune.reader import results_folder
+    from pathotune.inference.predictions import store_path
+
+    store = store_path(dock.session.slide.path, tuning.name, results_folder())
+    store.mkdir(parents=True)
+    dock.session.set_tuning(tuning)
+    assert len(viewer.layers) == 1, "what is on disk comes with its slide, not twice"
+    store.rmdir()
+    dock.session.set_tuning(tuning)
+    assert len(viewer.layers) == 2 and dock.session.result.is_empty
+    viewer.layers.clear()
+    assert len(viewer.layers) == 0 and dock.session.results == []
+
+
 def test_a_bad_number_is_said_and_no_job_starts(
     dock: Any, open_slide_layer: Any, tuning: Tuning, notices: list[str]
 ) -> None:
