@@ -1,0 +1,66 @@
+"""What other programs open lies where the classes lie."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from shapely.geometry import shape
+
+from pathotune.errors import StoreMismatch
+from pathotune.inference.export import export_store, nice_length
+from pathotune.inference.predictions import PredictionStore
+
+
+@pytest.fixture
+def store(run: Any, model: Any, tuning: Any, slide_path: Path, tmp_path: Path) -> PredictionStore:
+    result, _ = run(slide_path, tuning, tmp_path)
+    return PredictionStore.open(result["store"])
+
+
+def test_outlines_are_valid_and_exact(store: PredictionStore, tmp_path: Path) -> None:
+    path = export_store(store.path, "geojson", tmp_path / "o" / "a.geojson")
+    features = json.loads(path.read_text())["features"]
+    found = {feature["properties"]["classification"]["name"]: shape(feature["geometry"]) for feature in features}
+    assert set(found) == {"dark", "light"}
+    for name, area_mm2 in store.summary().items():
+        assert found[name].is_valid
+        assert found[name].area * 0.25**2 / 1e6 == pytest.approx(area_mm2, rel=1e-9)
+    assert found["dark"].intersection(found["light"]).area == 0
+    coordinates = np.concatenate(
+        [np.asarray(part.exterior.coords) for part in getattr(found["dark"], "geoms", [found["dark"]])]
+    )
+    np.testing.assert_allclose(coordinates % 64, 0, atol=1e-9)
+
+
+def test_table_has_a_row_per_tile(store: PredictionStore, tmp_path: Path) -> None:
+    path = export_store(store.path, "csv", tmp_path / "a.csv")
+    rows = list(csv.DictReader(path.open(encoding="utf-8")))
+    assert len(rows) == (store.labels[:] > 0).sum()
+    for row in rows[::37]:
+        centre = float(row["x_px0"]) + 32, float(row["y_px0"]) + 32
+        looked_up = store.at(*centre)
+        assert looked_up is not None and max(looked_up, key=lambda name: looked_up[name]) == row["class"]
+        assert float(row["p dark"]) + float(row["p light"]) == pytest.approx(1, abs=1e-5)
+
+
+def test_picture_follows_the_slide(store: PredictionStore, tmp_path: Path, make_slide: Any) -> None:
+    path = export_store(store.path, "png", tmp_path / "a.png")
+    picture = np.asarray(Image.open(path).convert("RGB")).astype(int)
+    left, right = picture[300, 200], picture[300, 1500]
+    assert left[0] > left[1] + 60, "red over the dark half"
+    assert right[1] > right[0] - 60 and right[1] > left[1] + 40, "green over the light half"
+    other = make_slide(tmp_path / "other.tiff", boundary_px0=100)
+    with pytest.raises(StoreMismatch, match=r"other\.tiff"):
+        export_store(store.path, "png", tmp_path / "b.png", other)
+    assert not (tmp_path / "b.png").exists() and not list(tmp_path.glob(".*.tmp"))
+
+
+@pytest.mark.parametrize(("longest", "nice"), [(1, 1), (4.9, 2), (730, 500), (1000, 1000), (0.3, 0.2)])
+def test_scale_bars_are_round(longest: float, nice: float) -> None:
+    assert nice_length(longest) == pytest.approx(nice)
