@@ -238,8 +238,14 @@ class Session:
                 layer.scale, layer.translate = grid.scale_um, grid.translate_um
         return True
 
-    def show_result(self, store: str, layer_data: list[tuple[Any, dict[str, Any], str]]) -> Callable[[], bool]:
+    def show_result(
+        self, store: str, layer_data: list[tuple[Any, dict[str, Any], str]], joining: bool = False
+    ) -> Callable[[], bool]:
         """Add a result's layers one call at a time, so that no call holds the window up for long.
+
+        Parameters
+        ----------
+        joining : they join layers that are there, and are not added once those have been closed.
 
         Returns
         -------
@@ -250,7 +256,7 @@ class Session:
         waiting = [data for data in layer_data if not self._is_shown(store, data[1]["metadata"])]
 
         def add_next() -> bool:
-            if not waiting:
+            if not waiting or (joining and self.result_at(store) is None):
                 return False
             selected = set(self.viewer.layers.selection)
             layer = Layer.create(*waiting.pop(0))

@@ -195,7 +195,9 @@ class OverlayFiller:
             self._grids = {path: grid for path, grid in self._grids.items() if grid is not future}
             return None
         if isinstance(found, list):
-            self._adders.append(self.session.show_result(store, found))
+            # What the person has closed in the meantime stays closed.
+            if self.session.result_at(store) is not None:
+                self._adders.append(self.session.show_result(store, found, joining=True))
         elif isinstance(found, ClassGrid):
             if not self.session.adopt(store, found):
                 data = overlay_layer(found, store, title_of(store), self._slide_path, compat.preferences().opacity)

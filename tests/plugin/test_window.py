@@ -153,6 +153,7 @@ def test_prediction_fills_in_cancels_at_once_goes_on_and_the_worker_dies_with_th
     dock.predict.go.click()
     assert run_loop(300, lambda: not session.job.is_active) and session.job.stage == "done", session.job
     assert run_loop(20, lambda: session.result is not None and session.result.grid.predicted_cells >= 80)
+    assert run_loop(20, lambda: not dock.runner._filler.is_busy)
     result = session.result
     assert {facts(layer)["kind"] for layer in result.layers} == {"classes", "probability", "attention"}
     assert result.classes.visible and (result.classes.data[..., 3] > 0).any()

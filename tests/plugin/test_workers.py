@@ -191,6 +191,20 @@ def test_a_prepared_overlay_is_filled_and_no_layer_is_made_while_the_job_runs(
     assert tuple(overlay.scale) == (50.0, 50.0) and facts(overlay)["store"] == STORE
 
 
+def test_what_was_closed_stays_closed(
+    runner: Any, client: FakeClient, run_loop: Callable[..., bool], on_disk: np.ndarray[Any, Any], viewer: Any
+) -> None:
+    runner.submit(FakeJob(), "/s.svs", "")
+    on_disk[0] = 1
+    client.events = [events.ShardDone(STORE, 0, 1, 1, (0, 0, 600, 400))]
+    assert run_loop(3, lambda: predicted(runner.session) == 24)
+    viewer.layers.clear()
+    client.events = [events.Finished({"store": STORE})]
+    assert run_loop(3, lambda: not runner.session.job.is_active and not runner._filler.is_busy)
+    run_loop(0.3)
+    assert len(viewer.layers) == 0
+
+
 def test_a_part_that_cannot_be_read_is_read_at_the_end(
     runner: Any,
     client: FakeClient,
