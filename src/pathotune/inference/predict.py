@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import logging
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from pathotune.methods.checkpoint import Tuning
     from pathotune.slides.slide import Slide
 
-_LOG = logging.getLogger(__name__)
 _STEP_S = 0.25
 _PROBE_TILES = 8
 
@@ -136,17 +135,9 @@ def predict_slide(
         mpp = slide.require_mpp()
         sources = tuple(model.attention_sources) if attention else ()
         grid = Grid.from_tiles(tiles, (mpp.x, mpp.y), _patches(backbone, tuning) if sources else (0, 0))
-        run = _Run(
-            slide,
-            tuning,
-            device,
-            tiles,
-            order_tiles(tiles, grid, start_px0=start_point_px0),
-            deterministic,
-            cancel or _never,
-            batch_size or default_batch_size(device),
-            started,
-        )
+        order = order_tiles(tiles, grid, start_px0=start_point_px0)
+        size = batch_size or default_batch_size(device)
+        run = _Run(slide, tuning, device, tiles, order, deterministic, cancel or _never, size, started)
         path = store_path(slide.path, tuning.name, out)
         if not resume and path.exists():
             remove_store(path)
@@ -156,10 +147,10 @@ def predict_slide(
             yield Note(f"{chosen.name}: {chosen.reason}")
         arguments = {
             "slide": str(slide.path),
-            "tuning": None if tuning.path is None else str(tuning.path),
+            "tuning": str(tuning.path) if tuning.path else None,
             "stride_px": stride_px,
             "box_px0": box_px0,
-            "polygon_px0": None if polygon is None else polygon.wkt,
+            "polygon_px0": polygon and polygon.wkt,
             "batch_size": run.batch_size,
             "deterministic": deterministic,
         }
@@ -362,6 +353,7 @@ def _determinism(wanted: bool) -> Iterator[None]:
     """Only kernels that give the same bytes every time, where that is wanted."""
     before = torch.are_deterministic_algorithms_enabled()
     if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
         torch.use_deterministic_algorithms(True, warn_only=True)
     try:
         yield

@@ -45,9 +45,12 @@ def begin_store(
         "reading": tuning.reading.to_dict(),
         "precision": precision.name,
     }
+    job = {"command": "predict", "arguments": dict(arguments)}
     if path.exists():
         store = PredictionStore.open(path)
         store.check_same(grid=grid, classes=tuning.class_names, sources=sources, identity=identity)
+        store.attrs.setdefault("earlier_jobs", []).append(store.attrs.get("job"))
+        store.attrs["job"] = job
         return store
     mpp = slide.require_mpp()
     facts = {
@@ -61,7 +64,7 @@ def begin_store(
         },
         "tuning": {"name": tuning.name, "method": tuning.method},
         "backbone": {"name": backbone.card.name, "source": backbone.weights_source},
-        "job": {"command": "predict", "arguments": dict(arguments)},
+        "job": job,
         "device": device,
         "device_name": device_name(device),
         "precision_difference": precision.difference,

@@ -22,48 +22,45 @@ from pathotune.execution.job import Job
 Until = Callable[..., list[Any]]
 
 
-def test_job(kind: str) -> Job:
+def job_of(kind: str) -> Job:
     return Job("test", {"kind": kind})
 
 
-test_job.__test__ = False  # type: ignore[attr-defined]
-
-
 def test_events_come_in_order_and_the_worker_stays_warm(client: WorkerClient, until: Until) -> None:
-    client.submit(test_job("count"))
+    client.submit(job_of("count"))
     first = until(client)
     assert [event.done for event in first if isinstance(event, Step)] == list(range(1, 1001))
-    client.submit(test_job("quick"))
+    client.submit(job_of("quick"))
     second = until(client)
     assert second[-1].result["pid"] == first[-1].result["pid"] and second[-1].result["jobs"] == 2
     assert client.alive and not client.busy
 
 
 def test_one_job_at_a_time(client: WorkerClient, until: Until) -> None:
-    client.submit(test_job("patient"))
+    client.submit(job_of("patient"))
     with pytest.raises(UsageError, match="running"):
-        client.submit(test_job("quick"))
+        client.submit(job_of("quick"))
 
 
 def test_errors_come_as_sentences(client: WorkerClient, until: Until) -> None:
-    client.submit(test_job("wrong"))
+    client.submit(job_of("wrong"))
     assert until(client)[-1] == Failed("UsageError", "a sentence", 2)
-    client.submit(test_job("bug"))
+    client.submit(job_of("bug"))
     failed = until(client)[-1]
     assert isinstance(failed, Failed) and "ZeroDivisionError" in failed.text
     assert "one by zero" in client.log_path.read_text(), "the traceback is kept"
-    client.submit(test_job("quick"))
+    client.submit(job_of("quick"))
     assert isinstance(until(client)[-1], Finished)
 
 
 def test_prints_do_not_reach_the_events(client: WorkerClient, until: Until) -> None:
-    client.submit(test_job("print"))
+    client.submit(job_of("print"))
     assert [type(event) for event in until(client)] == [Note, Finished]
     assert "not an event" in client.log_path.read_text()
 
 
 def test_cancel_of_a_willing_job_keeps_the_worker(client: WorkerClient, until: Until) -> None:
-    client.submit(test_job("patient"))
+    client.submit(job_of("patient"))
     until(client, lambda event: isinstance(event, Note))
     pid = client.pid
     client.cancel()
@@ -73,7 +70,7 @@ def test_cancel_of_a_willing_job_keeps_the_worker(client: WorkerClient, until: U
 
 
 def test_cancel_of_a_stubborn_job_kills_within_a_second(client: WorkerClient, until: Until) -> None:
-    client.submit(test_job("stubborn"))
+    client.submit(job_of("stubborn"))
     until(client, lambda event: isinstance(event, Note))
     process = psutil.Process(client.pid)
     started = time.monotonic()
@@ -83,37 +80,38 @@ def test_cancel_of_a_stubborn_job_kills_within_a_second(client: WorkerClient, un
     process.wait(timeout=5)
     # The machine of a test may be busy; the timer itself is 0.9 s.
     assert time.monotonic() - started < 3
-    client.submit(test_job("quick"))
+    client.submit(job_of("quick"))
     again = until(client)
     assert isinstance(again[-1], Finished) and again[-1].result["pid"] != process.pid
 
 
 def test_a_crash_is_said_and_mended(client: WorkerClient, until: Until) -> None:
-    client.submit(test_job("crash"))
+    client.submit(job_of("crash"))
     last = until(client)[-1]
     assert isinstance(last, Failed) and last.kind == "WorkerDied" and "code 7" in last.text
-    client.submit(test_job("quick"))
+    client.submit(job_of("quick"))
     assert isinstance(until(client)[-1], Finished)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 def test_kill_9_of_the_worker_is_said(client: WorkerClient, until: Until) -> None:
-    client.submit(test_job("patient"))
+    client.submit(job_of("patient"))
     until(client, lambda event: isinstance(event, Note))
     assert client.pid is not None
     os.kill(client.pid, signal.SIGKILL)
     last = until(client, seconds=10)[-1]
     assert isinstance(last, Failed) and last.kind == "WorkerDied"
-    client.submit(test_job("quick"))
+    client.submit(job_of("quick"))
     assert isinstance(until(client)[-1], Finished)
 
 
 def test_close_ends_the_process(client: WorkerClient, until: Until) -> None:
-    client.submit(test_job("stubborn"))
+    client.submit(job_of("stubborn"))
     until(client, lambda event: isinstance(event, Note))
     process = psutil.Process(client.pid)
     client.close()
     process.wait(timeout=5)
+    assert not client.alive and not client.busy
     client.close()
 
 
