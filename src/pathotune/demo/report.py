@@ -138,12 +138,13 @@ def _save(path: Path, picture: Pixels, um_per_px: float) -> Path:
     image = Image.fromarray(picture)
     draw = ImageDraw.Draw(image)
     font = ImageFont.load_default(size=14)
+    # Millimetres, because the font that Pillow carries has no micro sign.
     length_um = next(um for um in (1000, 500, 200, 100, 50) if um / um_per_px < image.width / 3 or um == 50)
     length = round(length_um / um_per_px)
     bottom = image.height - 16
     draw.rectangle((12, bottom - 24, 24 + length, bottom + 8), fill=(255, 255, 255))
     draw.rectangle((18, bottom, 18 + length, bottom + 4), fill=(0, 0, 0))
-    draw.text((18, bottom - 20), f"{length_um} µm", fill=(0, 0, 0), font=font)
+    draw.text((18, bottom - 20), f"{length_um / 1000:g} mm", fill=(0, 0, 0), font=font)
     notice = "research use only"
     width = draw.textlength(notice, font=font)
     draw.rectangle((image.width - width - 16, bottom - 10, image.width - 4, bottom + 10), fill=(255, 255, 255))
