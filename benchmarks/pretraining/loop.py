@@ -33,12 +33,12 @@ class CollapsedRun(RuntimeError):
 class Recipe:
     """Every number of a run; what is not named on the command line has the value of the shipped weights."""
 
-    steps: int = 2400
+    steps: int = 5600
     final_steps: int = 400
-    cooldown: int = 800
+    cooldown: int = 1600
     warmup: int = 100
     tiles: int = 32
-    side: int = 128
+    side: int = 160
     final_tiles: int = 16
     final_side: int = 224
     seen: float = 0.3
@@ -53,7 +53,7 @@ class Recipe:
     latent_weight: float = 0.5
     summary_weight: float = 0.5
     correlation_weight: float = 0.02
-    shared_jitter: float = 0.35
+    shared_jitter: float = 0.25
     view_jitter: float = 0.1
     least_rank: float = 4.0
     seed: int = 0
