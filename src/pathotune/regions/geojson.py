@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -188,6 +189,17 @@ def _region(feature: dict[str, Any], geometry: BaseGeometry) -> Region:
     )
 
 
+def from_feature(feature: dict[str, Any]) -> Region | None:
+    """The region `to_feature` wrote; None where it has no outline.
+
+    Raises
+    ------
+    RegionsUnreadable : coordinates that make no sense.
+    """
+    geometry = _geometry(feature, 1, "the feature")
+    return None if geometry is None or geometry.is_empty else _region(feature, geometry)
+
+
 def classification(properties: dict[str, Any]) -> tuple[str | None, tuple[int, int, int] | None]:
     """Class name and colour from a feature's properties, in each of the ways QuPath has written them."""
     found = properties.get("classification")
@@ -261,7 +273,12 @@ def _properties(region: Region) -> dict[str, Any]:
     return properties
 
 
-def write_regions(regions: Regions | Sequence[Region], path: str | Path, slide: Slide | None = None) -> Path:
+def write_regions(
+    regions: Regions | Sequence[Region],
+    path: str | Path,
+    slide: Slide | None = None,
+    facts: Mapping[str, Any] | None = None,
+) -> Path:
     """Write regions as a GeoJSON FeatureCollection that QuPath opens in the right place.
 
     Coordinates are written with QuPath's origin (the vendor's bounds of `slide`; without a slide the origin of the file
@@ -271,6 +288,7 @@ def write_regions(regions: Regions | Sequence[Region], path: str | Path, slide: 
     ----------
     regions : in level-0 pixels of the slide's canvas.
     path : the file; its folder is made, and it is replaced in one step.
+    facts : more to say of the whole collection, beside the origin in our member of it; QuPath ignores it.
 
     Raises
     ------
@@ -281,7 +299,11 @@ def write_regions(regions: Regions | Sequence[Region], path: str | Path, slide: 
     features = [feature for region in regions if (feature := to_feature(region, offset)) is not None]
     document = {
         "type": "FeatureCollection",
-        OURS: {"origin": "bounds" if any(offset) else "canvas", "offset_px0": [_short(value) for value in offset]},
+        OURS: {
+            **(facts or {}),
+            "origin": "bounds" if any(offset) else "canvas",
+            "offset_px0": [_short(value) for value in offset],
+        },
         "features": features,
     }
     text = json.dumps(document, ensure_ascii=False, default=_short)
@@ -291,7 +313,8 @@ def write_regions(regions: Regions | Sequence[Region], path: str | Path, slide: 
         temporary.write_text(text, encoding="utf-8")
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise OutputRefused(
             f"The regions cannot be written to {str(path)!r} ({error.strerror or error}); choose another place."
         ) from error
