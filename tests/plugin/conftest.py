@@ -13,6 +13,9 @@ import numpy as np
 import pytest
 
 
+_KEPT: list[Any] = []
+
+
 @pytest.fixture
 def viewer() -> Any:
     """A viewer model without a window."""
@@ -89,7 +92,9 @@ def qapp() -> Any:
         os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
     from qtpy.QtWidgets import QApplication
 
-    return QApplication.instance() or QApplication([])
+    # Kept for all tests: an application that is freed while its widgets are cannot be followed by another.
+    _KEPT.append(QApplication.instance() or QApplication([]))
+    return _KEPT[0]
 
 
 @pytest.fixture
