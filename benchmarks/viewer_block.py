@@ -10,7 +10,10 @@ import json
 import os
 import sys
 import tempfile
+import threading
 import time
+import traceback
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +28,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20.0, help="length of the idle and of the predicting part")
     parser.add_argument("--size", type=int, default=4096, help="width and height of the generated slide in pixels")
     parser.add_argument("--still", action="store_true", help="do not pan while measuring")
+    parser.add_argument("--slide", type=Path, help="a slide of yours instead of a generated one")
+    parser.add_argument("--tuning", type=Path, help="a tuning of yours instead of a linear probe made for this")
+    parser.add_argument("--stacks", action="store_true", help="also print where the main thread was in long blocks")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -41,17 +47,15 @@ def main() -> None:
             f"{part:>10}: longest block {row['longest_ms']:6.1f} ms, 99th percentile {row['p99_ms']:5.1f} ms, "
             f"median {row['median_ms']:4.1f} ms of {row['ticks']} ticks"
         )
+        for block in row.get("blocks", []):
+            print(f"      {block['ms']:6.1f} ms: {block['where']}")
     print(f"     added: {report['added_ms']:.1f} ms to the longest block (aim: 50 ms or less)")
     print(f"tiles predicted meanwhile: {report['tiles']}, overlay cells painted: {report['cells']}")
 
 
 def measure(folder: Path, options: Any) -> dict[str, Any]:
     """Idle, then predicting, in one window that is panned in the same way both times."""
-    from pathotune.slides.synthetic import write_sample
-
-    # The size of the slide that is tuned on stays, so that each class has regions enough for a split.
-    tuning = make_tuning(*write_sample(folder, 7, width_px0=4096, height_px0=3072), folder / "head")
-    slide, _ = write_sample(folder, 5, width_px0=options.size, height_px0=options.size, name="sample")
+    slide, tuning = options.slide or make_slide(folder, options.size), options.tuning or make_tuning(folder / "head")
 
     from napari_pathotune.window import open_window
 
@@ -66,11 +70,13 @@ def measure(folder: Path, options: Any) -> dict[str, Any]:
     pan = Panner(viewer, still=options.still)
     run(3.0, pan)  # what is read for the first time is in the cache for both parts
 
-    idle = watch(options.seconds, pan)
+    idle = watch(options.seconds, pan, stacks=options.stacks)
     dock.predict.go.click()
     # Until after the overlay's layers were made and painted: the heaviest moments of all.
     painted = PaintedSince(session, options.seconds / 2)
-    predicting = watch(options.seconds, pan, more=lambda: session.job.is_active and not painted())
+    predicting = watch(
+        options.seconds, pan, more=lambda: session.job.is_active and not painted(), stacks=options.stacks
+    )
     tiles, result = session.job.done, session.result
     cells = result.grid.predicted_cells if result is not None else 0
     dock.runner.cancel()
@@ -83,17 +89,26 @@ def measure(folder: Path, options: Any) -> dict[str, Any]:
         "added_ms": round(predicting["longest_ms"] - idle["longest_ms"], 1),
         "tiles": tiles,
         "cells": cells,
-        "slide_px0": [options.size, options.size],
+        "slide": slide.name,
         "panning": not options.still,
     }
 
 
-def make_tuning(slide: Path, regions: Path, out: Path) -> Path:
-    """A linear probe on the built-in backbone, tuned in a process of its own."""
+def make_slide(folder: Path, size: int) -> Path:
+    """A generated slide of so many pixels each way."""
+    from pathotune.slides.synthetic import write_sample
+
+    return write_sample(folder, 5, width_px0=size, height_px0=size, name="sample")[0]
+
+
+def make_tuning(out: Path) -> Path:
+    """A linear probe on the built-in backbone, tuned on the shipped sample in a process of its own."""
     from pathotune import events
     from pathotune.execution.client import WorkerClient
     from pathotune.execution.job import Job
+    from pathotune.resources import resource
 
+    slide, regions = (resource("samples", f"generated-slide{suffix}") for suffix in (".tiff", ".geojson"))
     arguments = {
         "sources": [{"slide": str(slide), "regions": str(regions)}],
         "method": "linear_probe",
@@ -148,7 +163,36 @@ class Panner:
         self.camera.center = (*self.centre[:-2], self.centre[-2] + offset, self.centre[-1] + offset)
 
 
-def watch(seconds: float, pan: Callable[[], None], more: Callable[[], bool] = lambda: False) -> dict[str, float]:
+class StackWatch(threading.Thread):
+    """Notes where the main thread is while a tick is late; it takes time itself, so measure without it too."""
+
+    LATE_S, EVERY_S = 0.04, 0.01
+
+    def __init__(self, ticks: list[float]) -> None:
+        super().__init__(daemon=True)
+        self.ticks, self.main, self.over = ticks, threading.get_ident(), threading.Event()
+        self.seen: dict[float, Counter[str]] = {}
+
+    def run(self) -> None:
+        """Thread: look every few milliseconds."""
+        while not self.over.wait(self.EVERY_S):
+            last = self.ticks[-1] if self.ticks else time.perf_counter()
+            frame = sys._current_frames().get(self.main)
+            if frame is not None and time.perf_counter() - last > self.LATE_S:
+                calls = traceback.extract_stack(frame)
+                inner = [f"{Path(call.filename).stem}.{call.name}:{call.lineno}" for call in calls[2:]]
+                self.seen.setdefault(last, Counter())[" > ".join(inner[-14:])] += 1
+
+    def longest(self, number: int = 6) -> list[dict[str, Any]]:
+        """The longest blocks and the stack each was seen in most."""
+        gaps = dict(zip(self.ticks, [b - a for a, b in zip(self.ticks, self.ticks[1:], strict=False)], strict=False))
+        chosen = sorted((last for last in self.seen if last in gaps), key=lambda last: -gaps[last])[:number]
+        return [{"ms": round(gaps[last] * 1000, 1), "where": self.seen[last].most_common(1)[0][0]} for last in chosen]
+
+
+def watch(
+    seconds: float, pan: Callable[[], None], more: Callable[[], bool] = lambda: False, stacks: bool = False
+) -> dict[str, Any]:
     """Time between the ticks of a timer in the main thread; longer than the timer's own interval is a block.
 
     `more` prolongs the watch (by twenty times at most) while it says so.
@@ -157,6 +201,9 @@ def watch(seconds: float, pan: Callable[[], None], more: Callable[[], bool] = la
     from qtpy.QtCore import QTimer
 
     ticks: list[float] = []
+    watcher = StackWatch(ticks)
+    if stacks:
+        watcher.start()
     timer = QTimer()
     timer.setInterval(TICK_MS)
     timer.timeout.connect(lambda: ticks.append(time.perf_counter()))
@@ -165,8 +212,10 @@ def watch(seconds: float, pan: Callable[[], None], more: Callable[[], bool] = la
     run(seconds)
     run(seconds * 19, until=lambda: not more())
     timer.stop()
+    watcher.over.set()
     gaps = np.diff(ticks) * 1000 - TICK_MS
-    return {
+    found = {"blocks": watcher.longest()} if stacks else {}
+    return found | {
         "longest_ms": round(float(gaps.max()), 1),
         "p99_ms": round(float(np.percentile(gaps, 99)), 1),
         "median_ms": round(float(np.median(gaps)), 1),
@@ -194,4 +243,4 @@ def run(seconds: float, each: Callable[[], None] = lambda: None, until: Callable
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

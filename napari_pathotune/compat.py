@@ -59,6 +59,13 @@ def camera(viewer: Any) -> Any:
     return viewer.camera if scene is None else scene.camera
 
 
+def canvas_size(viewer: Any) -> tuple[int, int]:
+    """Height and width of the canvas in screen pixels."""
+    canvas: Any = getattr(viewer, "canvas", None)
+    size = viewer._canvas_size if canvas is None else canvas.size
+    return int(size[0]), int(size[1])
+
+
 def show_slide_view(viewer: Any) -> None:
     """Scale bar on, and the white canvas of a microscope where the person wants it."""
     bar = scale_bar(viewer)

@@ -13,6 +13,7 @@ from napari_pathotune.overlay import ClassGrid
 if TYPE_CHECKING:
     from pathotune.inference.predictions import PredictionStore
     from pathotune.slides.slide import Slide
+    from pathotune.tiles.tileset import Reading
 
 LayerData = tuple[Any, dict[str, Any], str]
 Array = np.ndarray[Any, Any]
@@ -123,20 +124,33 @@ def result_layers(
     return [probability, overlay_layer(grid, store_path, title, slide_path, opacity)]
 
 
-def empty_grid(slide: Slide, classes: Sequence[tuple[str, Any]]) -> ClassGrid:
-    """One cell as large as the slide with nothing in it: what is shown before the first tile is predicted.
+def empty_grid(slide: Slide, classes: Sequence[tuple[str, Any]], reading: Reading, stride_px: int) -> ClassGrid:
+    """The cells a prediction of this slide will have, with nothing in them.
 
     Parameters
     ----------
     classes : name and colour of each.
+    reading : how the tuning reads tiles.
+    stride_px : from one tile to the next, in pixels of the reading.
+
+    Raises
+    ------
+    MissingPixelSize : the slide's pixel size is not known.
     """
-    (size_y, size_x), rows, columns = pixel_um(slide), slide.height_px0, slide.width_px0
+    from pathotune.inference.plan import Grid
+    from pathotune.tiles.grid import tile_grid
+
+    mpp = slide.require_mpp()
+    # A box that holds no tile: only the size of the whole grid is asked for.
+    tiles = tile_grid(slide, reading, stride_px=stride_px, box_px0=(0.0, 0.0, 0.0, 0.0))
+    grid = Grid.from_tiles(tiles, (mpp.x, mpp.y))
+    scale_um, translate_um = grid.placement_um("probabilities")
     return ClassGrid(
-        np.zeros((len(classes), 1, 1), dtype=np.float32),
+        np.zeros((len(classes), grid.rows, grid.columns), dtype=np.float32),
         tuple(name for name, _ in classes),
         np.asarray([class_rgb(name, color, i) for i, (name, color) in enumerate(classes)], dtype=np.uint8),
-        (rows * size_y, columns * size_x),
-        ((rows - 1) / 2 * size_y, (columns - 1) / 2 * size_x),
+        scale_um,
+        translate_um,
     )
 
 
@@ -220,13 +234,16 @@ def store_layers(
     ----------
     grid : what is in memory already; read from the store where None.
     """
-    title = tuning_name_of(store)
-    found = []
-    if store.sources:
-        levels = attention_levels(store, store.sources[0])
-        place = store.placement_um("attention")
-        found.append(attention_layer(levels, place, store.path, store.sources, title, slide_path))
-    return found + result_layers(grid or class_grid(store), store.path, title, slide_path, opacity)
+    found = result_layers(grid or class_grid(store), store.path, tuning_name_of(store), slide_path, opacity)
+    return attention_layers(store, slide_path) + found
+
+
+def attention_layers(store: PredictionStore, slide_path: str | Path) -> list[LayerData]:
+    """The layer of a store's attention; none where it keeps none."""
+    if not store.sources:
+        return []
+    levels, place = attention_levels(store, store.sources[0]), store.placement_um("attention")
+    return [attention_layer(levels, place, store.path, store.sources, tuning_name_of(store), slide_path)]
 
 
 def attention_levels(store: PredictionStore, source: str) -> list[Any]:

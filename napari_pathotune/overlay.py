@@ -57,6 +57,15 @@ class ClassGrid:
         """Rows and columns of the grid."""
         return self.probabilities.shape[1], self.probabilities.shape[2]
 
+    def is_like(self, other: ClassGrid) -> bool:
+        """Whether the other has the same classes and the same cells in the same place, whatever is predicted."""
+        return (
+            self.class_names == other.class_names
+            and self.shape == other.shape
+            and bool(np.array_equal(self.colors, other.colors))
+            and bool(np.allclose((*self.scale_um, *self.translate_um), (*other.scale_um, *other.translate_um)))
+        )
+
     @property
     def predicted_cells(self) -> int:
         """How many cells have a prediction."""

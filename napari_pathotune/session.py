@@ -27,7 +27,10 @@ _SESSIONS: weakref.WeakKeyDictionary[Any, Session] = weakref.WeakKeyDictionary()
 
 @dataclass(frozen=True)
 class JobState:
-    """Where the running job stands; `stage` is idle, starting, running, cancelling, done, cancelled or failed."""
+    """Where the running job stands.
+
+    `stage` is idle, starting, running, cancelling, done, cancelled or failed; `error` names the class of what failed.
+    """
 
     stage: str = "idle"
     command: str = ""
@@ -38,6 +41,7 @@ class JobState:
     rate: float | None = None
     seconds_left: float | None = None
     text: str = ""
+    error: str = ""
     result: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -90,9 +94,11 @@ class Session:
     active_changed = Signal()
     results_changed = Signal()
     job_changed = Signal(object)
+    stage_changed = Signal(object)
     tuning_changed = Signal()
     drawings_changed = Signal()
     noted = Signal(str, str)
+    event_taken = Signal(object)
     shard_done = Signal(object)
 
     def __init__(self, viewer: Any) -> None:
@@ -134,6 +140,10 @@ class Session:
         layer = self.active_layer
         return None if layer is None else facts(layer)["slide"]
 
+    def has_slide(self, path: str) -> bool:
+        """Whether this slide is open."""
+        return any(same_path(facts(layer)["path"], path) for layer in self.slide_layers)
+
     def activate(self, layer: Any) -> None:
         """Choose the slide that is worked on."""
         if layer is not self._active:
@@ -159,22 +169,50 @@ class Session:
         self.active_changed.emit()
 
     def view_box_px0(self) -> Box | None:
-        """(x, y, width, height) of the active slide that the canvas shows, in level-0 pixels."""
+        """(x, y, width, height) of the active slide that the canvas shows, in level-0 pixels; None where it shows none.
+
+        From the camera: a layer's own `corner_pixels` reach to the borders of its chunks and stay wide when the person
+        zooms in.
+        """
         layer = self.active_layer
         if layer is None:
             return None
-        corners = np.asarray(layer.corner_pixels, dtype=float)
-        if layer.multiscale:
-            corners = corners * np.asarray(layer.downsample_factors)[layer.data_level][: corners.shape[1]]
+        camera, size = compat.camera(self.viewer), compat.canvas_size(self.viewer)
+        centre, half = np.asarray(camera.center[-2:], dtype=float), np.asarray(size) / 2 / camera.zoom
+        corners = [layer.world_to_data(centre + half * sign) for sign in ((-1, -1), (-1, 1), (1, -1), (1, 1))]
+        # The centre of level-0 pixel (0, 0) lies at 0 in napari and at (0.5, 0.5) in level-0 pixels.
+        places = np.asarray(corners)[:, -2:] + 0.5
         slide: Slide = facts(layer)["slide"]
-        (top, left), (bottom, right) = corners
-        left, top = max(left, 0.0), max(top, 0.0)
-        right, bottom = min(right + 1, slide.width_px0), min(bottom + 1, slide.height_px0)
+        (top, left), (bottom, right) = places.min(axis=0), places.max(axis=0)
+        left, top = max(float(left), 0.0), max(float(top), 0.0)
+        right, bottom = min(float(right), slide.width_px0), min(float(bottom), slide.height_px0)
         return (left, top, right - left, bottom - top) if right > left and bottom > top else None
 
+    def look_at(self, x_px0: float, y_px0: float) -> None:
+        """Move the view so that this place of the active slide, in level-0 pixels, lies in its middle."""
+        layer = self.active_layer
+        if layer is not None:
+            centre = layer.data_to_world((y_px0 - 0.5, x_px0 - 0.5))
+            camera = compat.camera(self.viewer)
+            camera.center = (*camera.center[:-2], float(centre[-2]), float(centre[-1]))
+
+    def look_at_all(self) -> None:
+        """Show the whole active slide, with a little glass around it."""
+        layer = self.active_layer
+        if layer is None:
+            return
+        slide: Slide = facts(layer)["slide"]
+        size = np.asarray(layer.scale[-2:]) * (slide.height_px0, slide.width_px0)
+        self.look_at(slide.width_px0 / 2, slide.height_px0 / 2)
+        compat.camera(self.viewer).zoom = 0.95 * float((np.asarray(compat.canvas_size(self.viewer)) / size).min())
+
     def drawing_layers(self) -> list[Any]:
-        """Shapes and Points layers the person drew on."""
-        return [layer for layer in self.viewer.layers if type(layer).__name__ in ("Shapes", "Points")]
+        """Shapes and Points layers the person drew regions on; measurements are none."""
+        return [
+            layer
+            for layer in self.viewer.layers
+            if type(layer).__name__ in ("Shapes", "Points") and facts(layer).get("kind") != "measurement"
+        ]
 
     # -- results
 
@@ -195,39 +233,75 @@ class Session:
         """The result that shows this store."""
         return next((result for result in self.results if same_path(result.store, store)), None)
 
-    def prepare(self, store: str, title: str, classes: list[tuple[str, Any]]) -> None:
-        """Have the overlay of a prediction to come on the active slide, empty and not in anyone's way.
+    def prepare(
+        self,
+        store: str,
+        title: str,
+        classes: list[tuple[str, Any]],
+        reading: Any,
+        stride_px: int,
+        replace_it: bool = False,
+    ) -> None:
+        """Have the layers of a prediction to come on the active slide, empty and not in anyone's way.
 
-        An empty one of another tuning is taken over, so that trying tunings leaves no layers behind.
+        They have the size of what will be predicted, so that it is painted into them and no layer is made or changed
+        while the job runs. An empty result of another tuning is taken over, so that trying tunings leaves no layers
+        behind.
 
         Parameters
         ----------
         store : path of the store to be.
         title : the tuning's name.
         classes : name and colour of each class.
+        reading, stride_px : how the tuning reads tiles, and from one to the next.
+        replace_it : what is shown of this store is given up: another run takes its place.
         """
-        from napari_pathotune.layers import empty_grid, overlay_layer
+        from napari_pathotune.layers import empty_grid, result_layers
 
         slide, layer = self.slide, self.active_layer
-        if slide is None or self.result_at(store) is not None or self.job.is_active:
+        if slide is None or self.job.is_active:
             return
-        path, grid = facts(layer)["path"], empty_grid(slide, classes)
+        shown, path = self.result_at(store), facts(layer)["path"]
+        if shown is not None and not shown.is_empty:
+            if not replace_it:
+                return
+            # It reads from the disk what is about to be replaced there; the new one follows when the job has ended.
+            if shown.attention is not None:
+                self.viewer.layers.remove(shown.attention)
+        grid = empty_grid(slide, classes, reading, stride_px)
         unused = [result for result in self.results_of(layer) if result.is_empty and result.classes is not None]
-        if unused:
-            unused[0].store = facts(unused[0].classes)["store"] = store
-            unused[0].classes.name = f"classes · {title}"
-            self.adopt(store, grid, keep_choices=False)
+        if shown is not None or unused:
+            self._take_over(shown or unused[0], store, title, grid)
         else:
-            data = overlay_layer(grid, store, title, path, compat.preferences().opacity)
-            self.show_result(store, [data])()
+            add_next = self.show_result(store, result_layers(grid, store, title, path, compat.preferences().opacity))
+            while add_next():
+                pass
         self.results_changed.emit()
+
+    def _take_over(self, result: Result, store: str, title: str, grid: ClassGrid) -> None:
+        from napari_pathotune.layers import probability_name
+
+        same = same_path(result.store, store)
+        result.store = store
+        for layer, name in (
+            (result.classes, f"classes · {title}"),
+            (result.probability, probability_name(grid.class_names[grid.shown_class], title)),
+        ):
+            if layer is not None:
+                layer.name, facts(layer)["store"] = name, store
+        self.adopt(store, grid, keep_choices=same)
 
     def adopt(self, store: str, grid: ClassGrid, keep_choices: bool = True) -> bool:
         """Show another grid in the layers of a result, and say whether there is such a result."""
         result = self.result_at(store)
         if result is None:
             return False
-        earlier, result.grid = result.grid, grid
+        earlier = result.grid
+        if keep_choices and earlier.is_like(grid):
+            # Painted into the layers that are there: new data would cost each of them a new texture and thumbnail.
+            earlier.put(grid.probabilities, 0, 0)
+            return True
+        result.grid = grid
         if keep_choices and earlier.class_names == grid.class_names:
             grid.visible, grid.fade, grid.shown_class = earlier.visible, earlier.fade, earlier.shown_class
             grid.paint()
@@ -322,7 +396,8 @@ class Session:
             self._set_job(replace(self.job, stage="cancelling", text="Stopping…"))
 
     def take(self, event: events.Event) -> None:
-        """Take in one event of the running job."""
+        """Take in one event of the running job; `event_taken` passes it on as it is."""
+        self.event_taken.emit(event)
         if isinstance(event, events.Note):
             self.noted.emit(event.level, event.text)
         elif isinstance(event, events.ShardDone):
@@ -332,7 +407,7 @@ class Session:
             self._set_job(replace(self.job, stage=stage, result=event.result, seconds_left=None))
         elif isinstance(event, events.Failed):
             stage = "cancelled" if event.kind == "Cancelled" or self.job.stage == "cancelling" else "failed"
-            self._set_job(replace(self.job, stage=stage, text=event.text, seconds_left=None))
+            self._set_job(replace(self.job, stage=stage, text=event.text, error=event.kind, seconds_left=None))
         elif self.job.stage == "cancelling":
             return
         elif isinstance(event, events.Step):
@@ -365,8 +440,12 @@ class Session:
             )
 
     def _set_job(self, state: JobState) -> None:
+        """Take the new state; `stage_changed` is for panels that need not look at every step."""
+        is_new_stage = state.stage != self.job.stage
         self.job = state
         self.job_changed.emit(state)
+        if is_new_stage:
+            self.stage_changed.emit(state)
 
     # -- layers coming and going
 

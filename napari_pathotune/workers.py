@@ -9,15 +9,16 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QObject, QTimer
 
 from napari_pathotune import compat
-from napari_pathotune.layers import overlay_layer
+from napari_pathotune.layers import LayerData, overlay_layer, result_layers
 from napari_pathotune.overlay import ClassGrid
-from napari_pathotune.session import Result, Session
+from napari_pathotune.session import Box, Result, Session
 from pathotune import events
 
 if TYPE_CHECKING:
@@ -29,7 +30,10 @@ log = logging.getLogger("pathotune")
 POLL_MS = 60
 # What one tick may do in the main thread before it leaves the rest to the next.
 BUDGET_S = 0.008
-ATTENTION_REFRESH_S = 2.0
+# Whatever changes in the window, a number or a cell of the overlay, has all of it drawn again beside an OpenGL canvas.
+# So progress and overlay change together, and this seldom.
+SHOW_EVERY_S = 0.5
+ATTENTION_REFRESH_S = 4.0
 
 
 class JobRunner(QObject):
@@ -49,6 +53,7 @@ class JobRunner(QObject):
         self._make_client = make_client or _worker_client
         self._client: WorkerClient | None = None
         self._waiting: deque[events.Event] = deque()
+        self._next_show = 0.0
         self._filler = OverlayFiller(session)
         session.shard_done.connect(self._filler.take)
         self._timer = QTimer(self)
@@ -111,9 +116,13 @@ class JobRunner(QObject):
             threading.Thread(target=client.close, name="pathotune-close").start()
 
     def _on_tick(self) -> None:
-        end = time.perf_counter() + BUDGET_S
+        now = time.perf_counter()
         if self._client is not None:
             self._waiting.extend(self._client.poll())
+        if self.session.job.is_active and now < self._next_show and not any(map(_is_urgent, self._waiting)):
+            return
+        self._next_show = now + SHOW_EVERY_S
+        end = now + BUDGET_S
         while self._waiting and time.perf_counter() < end:
             self._give(self._waiting.popleft())
         self._filler.advance(end)
@@ -130,11 +139,47 @@ class JobRunner(QObject):
             self._filler.finish(event.result.get("store") if isinstance(event, events.Finished) else None)
 
 
+def _is_urgent(event: events.Event) -> bool:
+    """Whether the person shall see this at once: all but progress and parts of a store, of which more will come."""
+    return not isinstance(event, events.Step | events.ShardDone)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A store that is being filled; its array stays open, as opening it takes as long as reading a part of it."""
+
+    title: str
+    probabilities: Any
+    mpp: tuple[float, float]
+    grid: ClassGrid
+
+    def cells_of(self, box_px0: Box) -> tuple[slice, slice]:
+        """The rows and columns of the cells that a box in level-0 pixels holds."""
+        return self.grid.cells_of(box_px0, self.mpp)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Probabilities (classes, rows, columns) read from a store, and the cell the first of them belongs to."""
+
+    values: Any
+    row: int
+    column: int
+
+
+@dataclass(frozen=True)
+class Extras:
+    """What belongs to a store beside its grid: attention, as layer data."""
+
+    title: str
+    attention: list[LayerData]
+
+
 class OverlayFiller:
     """Brings finished shards onto the slide: read by a thread, painted in small steps by the window's loop.
 
-    Making a layer holds napari up for 0.2 s, so none is made while a job runs where it can be had before: the class
-    overlay is there when the job starts (`Session.prepare`), probability and attention follow when it has ended.
+    Making a layer holds napari up for 0.2 s, so none is made while a job runs where it can be had before: class
+    overlay and probability are there when the job starts (`Session.prepare`), attention follows when it has ended.
     """
 
     def __init__(self, session: Session) -> None:
@@ -142,32 +187,37 @@ class OverlayFiller:
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="pathotune-overlay")
         self._reads: deque[tuple[str, Future[Any]]] = deque()
         self._adders: deque[Callable[[], bool]] = deque()
-        self._grids: dict[str, Future[ClassGrid]] = {}
-        self._slide_path = ""
+        self._stores: dict[str, Future[Opened]] = {}
+        self._boxes: dict[str, list[Box]] = {}
+        self._slide_path, self._had_slide = "", False
         self._attention_time = 0.0
 
     @property
     def is_busy(self) -> bool:
         """Something is still being read or painted."""
-        return bool(self._reads or self._adders)
+        return bool(self._reads or self._adders or self._boxes)
+
+    @property
+    def _is_slide_closed(self) -> bool:
+        """The person has closed the slide since: the job goes on, but nothing of it is put before her."""
+        return self._had_slide and not self.session.has_slide(self._slide_path)
 
     def begin(self, slide_path: str) -> None:
         """A job for this slide starts."""
-        self._slide_path = slide_path
-        self._grids.clear()
+        self._slide_path, self._had_slide = slide_path, self.session.has_slide(slide_path)
+        self._stores.clear()
+        self._boxes.clear()
 
     def take(self, event: events.ShardDone) -> None:
         """A part of a store is readable: have it read."""
-        if event.store not in self._grids:
+        if event.store not in self._stores:
             self._open(event.store)
         else:
-            # The pool has one thread, so the grid is there when its turn comes.
-            grid = self._grids[event.store]
-            self._reads.append((event.store, self._pool.submit(_read_part, event.store, event.box_px0, grid)))
+            self._boxes.setdefault(event.store, []).append(event.box_px0)
 
     def _open(self, store: str) -> None:
-        self._grids[store] = self._pool.submit(_open_grid, store)
-        self._reads.append((store, self._grids[store]))
+        self._stores[store] = self._pool.submit(_open_store, store)
+        self._reads.append((store, self._stores[store]))
 
     def advance(self, end: float) -> None:
         """Paint what was read, and stop at the time `end` (of `time.perf_counter`)."""
@@ -186,26 +236,41 @@ class OverlayFiller:
         for result in changed.values():
             self.session.repaint(result, thumbnail=not self.session.job.is_active)
             self._refresh_attention(result)
+        if not self._reads:
+            self._read_boxes()
+
+    def _read_boxes(self) -> None:
+        """Have what came in meanwhile read in one go."""
+        for store, boxes in self._boxes.items():
+            # The pool has one thread, so the store is open when its turn comes.
+            self._reads.append((store, self._pool.submit(_read_parts, self._stores[store], boxes)))
+        self._boxes = {}
 
     def _apply(self, store: str, future: Future[Any]) -> Result | None:
         try:
             found = future.result()
         except Exception as error:  # a part that cannot be read now is read when the job ends
             log.warning("a finished part of %s could not be shown yet: %s", Path(store).name, error)
-            self._grids = {path: grid for path, grid in self._grids.items() if grid is not future}
+            if self._stores.get(store) is future:
+                del self._stores[store]
+                self._boxes.pop(store, None)
             return None
-        if isinstance(found, list):
-            # What the person has closed in the meantime stays closed.
-            if self.session.result_at(store) is not None:
-                self._adders.append(self.session.show_result(store, found, joining=True))
-        elif isinstance(found, ClassGrid):
-            if not self.session.adopt(store, found):
-                data = overlay_layer(found, store, title_of(store), self._slide_path, compat.preferences().opacity)
+        if isinstance(found, Opened):
+            if not self.session.adopt(store, found.grid) and not self._is_slide_closed:
+                data = overlay_layer(found.grid, store, found.title, self._slide_path, compat.preferences().opacity)
                 self._adders.append(self.session.show_result(store, [data]))
+            return self.session.result_at(store)
+        result = self.session.result_at(store)
+        if result is None:
+            return None  # what the person has closed in the meantime stays closed
+        if isinstance(found, Extras):
+            opacity = compat.preferences().opacity
+            layers = found.attention + result_layers(result.grid, store, found.title, result.slide_path, opacity)
+            self._adders.append(self.session.show_result(store, layers, joining=True))
         else:
-            grid, values, row, column = found
-            grid.put(values, row, column)
-        return self.session.result_at(store)
+            for part in found:
+                result.grid.put(part.values, part.row, part.column)
+        return result
 
     def _refresh_attention(self, result: Result) -> None:
         """Attention is read from disk where it is seen: again only now and then."""
@@ -223,57 +288,50 @@ class OverlayFiller:
         store : the one the job names; where all was done before, no shard has told of it.
         """
         self._attention_time = 0.0
-        if store and store not in self._grids:
+        self._boxes.clear()
+        if store and store not in self._stores:
             self._open(store)
-        for path, grid in self._grids.items():
-            self._reads.append((path, self._pool.submit(_read_part, path, None, grid)))
-            self._reads.append((path, self._pool.submit(_other_layers, path, self._slide_path, grid)))
+        for path, opened in self._stores.items():
+            self._reads.append((path, self._pool.submit(_read_parts, opened, None)))
+            self._reads.append((path, self._pool.submit(_read_extras, path, self._slide_path)))
 
     def close(self) -> None:
         """Let the thread end."""
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._reads.clear()
         self._adders.clear()
+        self._boxes.clear()
 
 
-def title_of(store: str) -> str:
-    """The tuning's name from a store's path."""
-    from napari_pathotune.layers import tuning_name_of
+def _open_store(path: str) -> Opened:
+    from napari_pathotune.layers import class_grid, tuning_name_of
     from pathotune.inference.predictions import PredictionStore
 
-    return tuning_name_of(PredictionStore.open(Path(store)))
+    store = PredictionStore.open(Path(path))
+    return Opened(tuning_name_of(store), store.probabilities, store.grid.mpp, class_grid(store))
 
 
-def _open_grid(store_path: str) -> ClassGrid:
-    from napari_pathotune.layers import class_grid
-    from pathotune.inference.predictions import PredictionStore
-
-    return class_grid(PredictionStore.open(Path(store_path)))
-
-
-def _other_layers(store_path: str, slide_path: str, grid: Future[ClassGrid]) -> list[Any]:
-    """Attention and probability of a store whose classes are shown already."""
-    from napari_pathotune.layers import store_layers
-    from pathotune.inference.predictions import PredictionStore
-
-    store = PredictionStore.open(Path(store_path))
-    return list(store_layers(store, slide_path, compat.preferences().opacity, grid.result()))
-
-
-def _read_part(
-    store_path: str, box_px0: tuple[float, float, float, float] | None, grid: Future[ClassGrid]
-) -> tuple[ClassGrid, Any, int, int]:
-    """The probabilities of the cells a box holds (None: all), with the row and column of the first."""
+def _read_parts(opened: Future[Opened], boxes: list[Box] | None) -> list[Part]:
+    """The probabilities of the cells that boxes in level-0 pixels hold (None: all of the store)."""
     import numpy as np
 
+    store = opened.result()
+    if boxes is None:
+        return [Part(np.asarray(store.probabilities[...], dtype=np.float32), 0, 0)]
+    cells = {(rows.start, rows.stop, columns.start, columns.stop) for rows, columns in map(store.cells_of, boxes)}
+    return [
+        Part(np.asarray(store.probabilities[:, top:bottom, left:right], dtype=np.float32), top, left)
+        for top, bottom, left, right in cells
+        if bottom > top and right > left
+    ]
+
+
+def _read_extras(path: str, slide_path: str) -> Extras:
+    from napari_pathotune.layers import attention_layers, tuning_name_of
     from pathotune.inference.predictions import PredictionStore
 
-    store = PredictionStore.open(Path(store_path))
-    if box_px0 is None:
-        return grid.result(), np.asarray(store.probabilities[...], dtype=np.float32), 0, 0
-    rows, columns = grid.result().cells_of(box_px0, store.grid.mpp)
-    values = np.asarray(store.probabilities[:, rows, columns], dtype=np.float32)
-    return grid.result(), values, rows.start, columns.start
+    store = PredictionStore.open(Path(path))
+    return Extras(tuning_name_of(store), attention_layers(store, slide_path))
 
 
 def _worker_client() -> WorkerClient:

@@ -6,11 +6,12 @@ from collections.abc import Iterable
 from html import escape
 from typing import Any
 
-from qtpy.QtCore import QSize, Qt
+from qtpy.QtCore import QSize, Qt, Signal
 from qtpy.QtGui import QColor, QIcon, QPainter, QPixmap
 from qtpy.QtWidgets import (
     QComboBox,
     QFrame,
+    QHBoxLayout,
     QLabel,
     QLayout,
     QLineEdit,
@@ -165,6 +166,46 @@ class Card(QFrame):
     def text(self) -> str:
         """The text shown, with its markup."""
         return str(self._label.text())
+
+
+class Question(QFrame):
+    """A question in the place it arises, with its answers as buttons; it hides once it is answered.
+
+    Parameters
+    ----------
+    name : what it is about, for screen readers.
+    answers : text, tooltip and value of each button.
+    """
+
+    answered = Signal(str)
+
+    def __init__(self, name: str, answers: Iterable[tuple[str, str, str]]) -> None:
+        super().__init__()
+        self.setObjectName("pathotune_question")
+        self.setStyleSheet("#pathotune_question { border: 2px solid rgb(230, 159, 0); border-radius: 3px; }")
+        self.setAccessibleName(name)
+        self.text = text_label()
+        self.buttons: dict[str, QPushButton] = {}
+        row = QHBoxLayout()
+        for text, tooltip, value in answers:
+            self.buttons[value] = button(text, tooltip)
+            self.buttons[value].clicked.connect(lambda _=False, value=value: self._on_answer_clicked(value))
+            row.addWidget(self.buttons[value])
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(8, 6, 8, 6)
+        layout.addWidget(self.text)
+        layout.addLayout(row)
+        self.setVisible(False)
+
+    def ask(self, text: str, details: str = "") -> None:
+        """Put the question; the answer comes by the signal `answered`."""
+        self.text.setText(text)
+        self.text.setToolTip(details)
+        self.setVisible(True)
+
+    def _on_answer_clicked(self, value: str) -> None:
+        self.setVisible(False)
+        self.answered.emit(value)
 
 
 class Fold(QWidget):

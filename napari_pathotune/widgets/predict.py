@@ -13,7 +13,7 @@ from napari_pathotune.forms import config_from, form_of
 from napari_pathotune.layers import facts
 from napari_pathotune.reader import results_folder
 from napari_pathotune.session import JobState, Session
-from napari_pathotune.widgets.parts import Fold, button, combo, heading, text_label
+from napari_pathotune.widgets.parts import Fold, Question, button, combo, heading, text_label
 from napari_pathotune.widgets.tuning import TuningPanel
 from napari_pathotune.workers import JobRunner
 
@@ -52,6 +52,12 @@ class PredictOptions:
     ] = "auto"
 
 
+RESTART, BESIDE, LEAVE = "restart", "beside", "leave"
+ANSWERS = (
+    ("Replace it", "Predict anew; the old result is deleted when the new one is complete.", RESTART),
+    ("Keep both", "Predict into a result of its own beside the old one.", BESIDE),
+    ("Cancel", "Leave everything as it is.", LEAVE),
+)
 DENSITY = {"one value per tile": 1, "twice as dense": 2, "four times as dense": 4}
 
 
@@ -70,11 +76,14 @@ class PredictPanel(QWidget):
         self.go = button("Predict", "Predict with the chosen tuning; the overlay fills in while you look around.")
         self.go.setDefault(True)
         self.hint = text_label()
+        self.question = Question("A result with other settings", ANSWERS)
+        self._asked_job: Any = None
         self.form = form_of(self.options)
         self.fold = Fold("More options", "Detail, attention, device and number format.")
         self.fold.put(self.form.native)
         self._lay_out()
         self.go.clicked.connect(self.predict)
+        self.question.answered.connect(self._on_question_answered)
         self.tuning.choice.activated.connect(self._on_tuning_chosen)
         for signal in (
             session.slides_changed,
@@ -83,9 +92,9 @@ class PredictPanel(QWidget):
             session.drawings_changed,
         ):
             signal.connect(self.refresh)
-        session.job_changed.connect(self._on_job_changed)
+        session.stage_changed.connect(self._on_stage_changed)
         for name in ("active_changed", "tuning_changed"):
-            getattr(session, name).connect(lambda: self._prepare())
+            getattr(session, name).connect(self._on_subject_changed)
         self.place.activated.connect(lambda _: self.refresh())
         self.refresh()
 
@@ -101,6 +110,7 @@ class PredictPanel(QWidget):
         layout.addWidget(heading("Where"))
         layout.addLayout(row)
         layout.addWidget(self.hint)
+        layout.addWidget(self.question)
         layout.addWidget(self.fold)
         layout.addStretch(1)
 
@@ -111,7 +121,11 @@ class PredictPanel(QWidget):
         self.hint.setVisible(bool(missing))
         self.go.setEnabled(not missing and not self.session.job.is_active)
 
-    def _prepare(self, at_once: bool = False) -> None:
+    def _on_subject_changed(self) -> None:
+        self.question.setVisible(False)  # it was about another slide or tuning
+        self._prepare()
+
+    def _prepare(self, at_once: bool = False, replace_it: bool = False) -> None:
         """Have the overlay's layer before the job: making one in mid-run would hold the window up.
 
         A store that is on disk already comes with its slide by the reader; only when a job starts (`at_once`) and its
@@ -126,7 +140,7 @@ class PredictPanel(QWidget):
         if store.exists() and not at_once:
             return
         classes = [(str(entry["name"]), entry.get("color")) for entry in tuning.classes]
-        self.session.prepare(str(store), tuning.name, classes)
+        self.session.prepare(str(store), tuning.name, classes, tuning.reading, self.stride_px(), replace_it)
 
     def missing(self) -> str:
         """What a prediction still needs, as a sentence; empty where it can start."""
@@ -154,9 +168,44 @@ class PredictPanel(QWidget):
         except PathotuneError as error:
             compat.show_error(str(error))
             return
-        self._prepare(at_once=True)
+        if self._differs_from_what_is_there(job):
+            self._ask(job)
+        else:
+            self._submit(job)
+
+    def _submit(self, job: Any) -> None:
+        self.question.setVisible(False)
+        self._asked_job = job
+        if job.arguments.get("on_mismatch") != BESIDE:  # whose store gets a name that the worker chooses
+            self._prepare(at_once=True, replace_it=job.arguments.get("on_mismatch") == RESTART)
         where = self.place.currentText()
         self.runner.submit(job, facts(self.session.active_layer)["path"], f"Starting: {where[:1].lower()}{where[1:]}…")
+
+    def _differs_from_what_is_there(self, job: Any) -> bool:
+        """Whether a result of this tuning lies on this slide with another stride; asked before the worker has to."""
+        from pathotune.inference.predictions import read_attributes, store_path
+
+        slide, tuning = self.session.slide, self.session.tuning
+        if slide is None or tuning is None or slide.mpp is None:
+            return False
+        grid = read_attributes(store_path(slide.path, tuning.name, results_folder())).get("grid", {})
+        stride = job.arguments["stride_px"] * tuning.reading.mpp / slide.mpp.x
+        there = grid.get("stride_px0")
+        return there is not None and abs(float(there[0]) - stride) > 1e-6 * stride
+
+    def _ask(self, job: Any, details: str = "") -> None:
+        self._asked_job = job
+        self.question.ask(
+            "<b>There is a result of this tuning on this slide, made with other settings.</b> Replace or keep it?",
+            details,
+        )
+
+    def _on_question_answered(self, answer: str) -> None:
+        from pathotune.execution.job import Job
+
+        if answer != LEAVE and self._asked_job is not None and not self.missing():
+            arguments = {**self._asked_job.arguments, "on_mismatch": answer}
+            self._submit(Job(self._asked_job.command, arguments))
 
     def job(self, options: PredictOptions) -> Any:
         """The prediction as data: what the worker, the command line and a YAML file share."""
@@ -167,13 +216,12 @@ class PredictPanel(QWidget):
         if slide is None or tuning is None or slide.mpp is None:
             raise RuntimeError("predict was called although something is missing")
         place, view = self.place.currentData(), self.session.view_box_px0()
-        tile_px = tuning.reading.tile_px
         arguments: dict[str, Any] = {
             "slide": str(slide.path),
             "tuning": str(tuning.path),
             "out": str(results_folder()),
             "slide_mpp": slide.mpp.mean if slide.mpp.source == "stated" else None,
-            "stride_px": max(1, tile_px // DENSITY[options.density]) if options.density in DENSITY else tile_px,
+            "stride_px": stride_of(tuning.reading.tile_px, options.density),
             "batch_size": options.batch_size,
             "device": options.device,
             "precision": options.precision,
@@ -190,6 +238,11 @@ class PredictPanel(QWidget):
             # Also a whole slide starts in the middle of what the person looks at.
             arguments["start_point_px0"] = [view[0] + view[2] / 2, view[1] + view[3] / 2]
         return Job("predict", {key: value for key, value in arguments.items() if value is not None})
+
+    def stride_px(self) -> int:
+        """From one tile to the next as the form says now, in pixels of the tuning's reading."""
+        tuning = self.session.tuning
+        return stride_of(tuning.reading.tile_px if tuning else 1, str(self.form["density"].value))
 
     def drawn_area(self) -> dict[str, Any] | None:
         """The selected shapes of the drawn layer, or all of them, as a GeoJSON geometry in level-0 pixels."""
@@ -215,7 +268,14 @@ class PredictPanel(QWidget):
         if self.session.tuning is not None and self.session.slide is not None:
             self.runner.warm()
 
-    def _on_job_changed(self, job: JobState) -> None:
+    def _on_stage_changed(self, job: JobState) -> None:
         self.go.setEnabled(not job.is_active and not self.missing())
+        if job.stage == "failed" and job.command == "predict" and job.error == "StoreMismatch":
+            self._ask(self._asked_job, job.text)
         if job.stage == "done" and job.command == "tune" and job.result.get("out"):
             self.tuning.load(Path(job.result["out"]))
+
+
+def stride_of(tile_px: int, density: str) -> int:
+    """How far from one tile to the next, in pixels of the reading, for one of `DENSITY`."""
+    return max(1, tile_px // DENSITY[density])

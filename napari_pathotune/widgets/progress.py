@@ -10,6 +10,9 @@ from napari_pathotune.session import JobState, Session
 from napari_pathotune.widgets.parts import SteadyLine, button, named, text_label, thousands
 from napari_pathotune.workers import JobRunner
 
+# What is put as a question beside the Predict button instead of shown as an error.
+ASKED = ("StoreMismatch",)
+
 
 class ProgressPanel(QWidget):
     """Progress bar with rate and time left, Cancel, and the job's last sentence."""
@@ -58,7 +61,7 @@ class ProgressPanel(QWidget):
             # What was said on the way is kept for who wants to know.
             self.text.setToolTip("\n".join(self._said))
             self._say(self.note, "")
-        if job.stage == "failed":
+        if job.stage == "failed" and job.error not in ASKED:
             compat.show_error(job.text)
 
     def _fill_bar(self, job: JobState) -> None:
@@ -87,6 +90,8 @@ class ProgressPanel(QWidget):
 def progress_text(job: JobState) -> str:
     """The state of a job as one line."""
     if job.stage == "idle":
+        return ""
+    if job.stage == "failed" and job.error in ASKED:
         return ""
     if job.stage in ("starting", "cancelling", "failed"):
         return job.text

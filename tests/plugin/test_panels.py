@@ -22,6 +22,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from napari_pathotune import compat
 from napari_pathotune.layers import result_layers, slide_layer
 from napari_pathotune.overlay import ClassGrid
 from napari_pathotune.session import JobState
@@ -101,7 +102,7 @@ def test_prediction_on_the_view_is_the_first_choice_and_starts_in_its_middle(
     dock: Any, open_slide_layer: Any, tuning: Tuning
 ) -> None:
     dock.session.set_tuning(tuning)
-    open_slide_layer.corner_pixels = np.array([[0, 0], [99, 149]])
+    compat.camera(dock.session.viewer).zoom = 10.0
     job = dock.predict.job(dock.predict.options)
     x, y, width, height = job.arguments["box_px0"]
     assert job.command == "predict" and job.arguments["start_point_px0"] == [x + width / 2, y + height / 2]
@@ -136,7 +137,7 @@ def test_an_overlay_is_ready_for_a_new_prediction_but_not_for_one_that_is_on_dis
     assert len(viewer.layers) == 1, "what is on disk comes with its slide, not twice"
     store.rmdir()
     dock.session.set_tuning(tuning)
-    assert len(viewer.layers) == 2 and dock.session.result.is_empty
+    assert len(viewer.layers) == 3 and dock.session.result.is_empty
     viewer.layers.clear()
     assert len(viewer.layers) == 0 and dock.session.results == []
 
@@ -148,6 +149,60 @@ def test_a_bad_number_is_said_and_no_job_starts(
     dock.predict.form["batch_size"].native.setText("many")
     dock.predict.predict()
     assert "Tiles at once" in notices[0] and not dock.session.job.is_active
+
+
+class Jobs:
+    """Stands in for the runner: keeps the jobs it is given."""
+
+    def __init__(self) -> None:
+        self.given: list[Any] = []
+
+    def submit(self, job: Any, slide_path: str, text: str) -> None:
+        self.given.append(job)
+
+
+@pytest.fixture
+def jobs(dock: Any, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    made = Jobs()
+    monkeypatch.setattr(dock.predict, "runner", made)
+    return made.given
+
+
+def test_another_detail_than_the_result_has_is_asked_about_before_anything_is_lost(
+    dock: Any, open_slide_layer: Any, tuning: Tuning, jobs: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pathotune.inference import predictions
+
+    there = {"grid": {"stride_px0": [64.0, 64.0]}}
+    monkeypatch.setattr(predictions, "read_attributes", lambda path: there)
+    dock.session.set_tuning(tuning)
+    dock.predict.predict()
+    assert len(jobs) == 1 and "on_mismatch" not in jobs[0].arguments, "the same settings go on where they stopped"
+    dock.predict.form["density"].value = "twice as dense"
+    dock.predict.predict()
+    assert len(jobs) == 1 and not dock.predict.question.isHidden()
+    dock.predict.question.buttons["leave"].click()
+    assert len(jobs) == 1 and dock.predict.question.isHidden()
+    for answer in ("restart", "beside"):
+        dock.predict.predict()
+        dock.predict.question.buttons[answer].click()
+        assert jobs[-1].arguments["on_mismatch"] == answer and jobs[-1].arguments["stride_px"] == 32
+    assert len(jobs) == 3
+
+
+def test_what_only_the_worker_finds_different_is_asked_about_too(
+    dock: Any, open_slide_layer: Any, tuning: Tuning, jobs: list[Any], notices: list[str]
+) -> None:
+    from pathotune import events
+
+    dock.session.set_tuning(tuning)
+    dock.predict.predict()
+    dock.session.start(jobs[0], str(dock.session.slide.path), "")
+    dock.session.take(events.Failed("StoreMismatch", "It differs in its number format."))
+    assert not dock.predict.question.isHidden() and "format" in dock.predict.question.text.toolTip()
+    assert not notices and not dock.progress.text.text(), "a question is no error"
+    dock.session.set_tuning(tuning)
+    assert dock.predict.question.isHidden(), "the question was about what was chosen then"
 
 
 def test_tuning_card_shows_classes_backbone_and_pixel_size(dock: Any, tuning: Tuning) -> None:
@@ -201,16 +256,6 @@ def test_backbone_card_tells_licence_gate_and_presence(dock: Any) -> None:
         card = dock.tune.backbone_card.text
         assert "Licence" in card and "parameters" in card
         assert ("On this machine" in card) or not backbone_card(name).loadable
-
-
-def test_choosing_a_task_offers_its_layers(dock: Any, viewer: Any, open_slide_layer: Any) -> None:
-    row = dock.tune.task.findData("lymph-node-metastasis")
-    dock.tune.task.setCurrentIndex(row)
-    assert "Tumor" in dock.tune.task_card.text
-    dock.tune.make_layers.click()
-    assert {"Normal", "Tumor"} <= {layer.name for layer in viewer.layers}
-    dock.tune.make_layers.click()
-    assert len([layer for layer in viewer.layers if layer.name == "Tumor"]) == 1
 
 
 def test_legend_switches_classes_and_opacity_follows_both_ways(

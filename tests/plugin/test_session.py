@@ -14,10 +14,12 @@ pytest.importorskip("napari")
 from napari.components import ViewerModel
 from napari.layers import Shapes
 
+from napari_pathotune import compat
 from napari_pathotune.layers import facts, result_layers, slide_layer
 from napari_pathotune.overlay import ClassGrid
 from napari_pathotune.session import Session, session_of
 from pathotune import events
+from pathotune.tiles import Reading
 
 
 @pytest.fixture
@@ -86,11 +88,18 @@ def test_view_box_is_what_the_canvas_shows(viewer: Any, add: Any, slide: Any) ->
     session = session_of(viewer)
     assert session.view_box_px0() is None
     (layer,) = add([slide_layer(slide)])
-    layer.corner_pixels = np.array([[10, 20], [109, 219]])
-    factor = np.asarray(layer.downsample_factors)[layer.data_level][:2] if layer.multiscale else np.ones(2)
-    x, y, width, height = session.view_box_px0()
-    assert (x, y) == (20 * factor[1], 10 * factor[0])
-    assert x + width <= slide.width_px0 and y + height <= slide.height_px0 and width >= 199 * factor[1] - 1
+    camera, (height, width) = compat.camera(viewer), compat.canvas_size(viewer)
+    camera.zoom = 20.0  # screen pixels per µm: 10 a level-0 pixel of 0.5 µm
+    camera.center = (100.0, 150.0)
+    assert session.view_box_px0() == pytest.approx(
+        (300.5 - width / 20, 200.5 - height / 20, width / 10, height / 10)
+    ), "exactly what is seen, whatever level or chunk was read for it"
+    layer.corner_pixels = np.array([[0, 0], [399, 599]])
+    assert session.view_box_px0()[2] == pytest.approx(width / 10)
+    camera.zoom = 0.1
+    assert session.view_box_px0() == (0.0, 0.0, 600.0, 400.0), "and no more than the slide"
+    camera.zoom, camera.center = 20.0, (5000.0, 5000.0)
+    assert session.view_box_px0() is None
 
 
 def test_results_are_joined_by_their_store_and_found_for_their_slide(viewer: Any, add: Any, slide: Any) -> None:
@@ -128,6 +137,22 @@ def test_results_are_added_one_layer_a_call_and_the_selection_stays(viewer: Any,
     assert viewer.layers.selection.active is on_slide
     again = session.show_result("/r/one.zarr", result_layers(grid(), "/r/one.zarr", "t", str(slide.path)))
     assert again() is False and len(viewer.layers) == 3
+
+
+def test_what_is_replaced_gives_up_what_it_reads_from_the_disk(viewer: Any, add: Any, slide: Any) -> None:
+    from napari_pathotune.layers import attention_layer
+
+    session = session_of(viewer)
+    add([slide_layer(slide)])
+    attention = attention_layer([np.ones((4, 6))], ((50.0, 50.0), (0.0, 0.0)), "/r/one.zarr", ("cls",), "t", slide.path)
+    add([attention, *result_layers(grid(), "/r/one.zarr", "t", str(slide.path))])
+    result, classes = session.result, [("a", None), ("b", None)]
+    reading = Reading(mpp=0.5, tile_px=100, image_px=100)
+    session.prepare("/r/one.zarr", "t", classes, reading, 50)
+    assert result.attention is not None and result.grid.predicted_cells == 24, "what is there is left alone"
+    session.prepare("/r/one.zarr", "t", classes, reading, 50, replace_it=True)
+    assert result.attention is None and result.is_empty and result.grid.shape == (8, 12)
+    assert result.classes.data.shape[:2] == (8, 12) and len(viewer.layers) == 3
 
 
 class TestJob:

@@ -12,10 +12,11 @@ import pytest
 pytest.importorskip("qtpy.QtCore")
 
 from napari_pathotune import workers
-from napari_pathotune.layers import facts, result_layers
+from napari_pathotune.layers import facts
 from napari_pathotune.overlay import ClassGrid
 from napari_pathotune.session import session_of
 from pathotune import events
+from pathotune.tiles import Reading
 
 STORE = "/results/slide.tuning.pathotune.zarr"
 
@@ -45,6 +46,10 @@ class FakeClient:
     def close(self) -> None:
         self.alive = False
         self.calls.append("close")
+
+
+CLASSES = [("a", (9, 9, 9)), ("b", (1, 2, 3))]
+READING = Reading(mpp=0.5, tile_px=100, image_px=100)
 
 
 class FakeJob:
@@ -120,21 +125,13 @@ def on_disk(monkeypatch: pytest.MonkeyPatch) -> np.ndarray[Any, Any]:
     """A store's probabilities that the filler reads; the test writes them."""
     values = np.zeros((2, 4, 6), np.float32)
 
-    def open_grid(store: str) -> ClassGrid:
+    def open_store(path: str) -> workers.Opened:
         grid = empty_grid()
         grid.put(values.copy(), 0, 0)
-        return grid
+        return workers.Opened("t", values, (0.5, 0.5), grid)
 
-    def read(store: str, box: Any, grid: Any) -> Any:
-        rows, columns = (slice(0, 4), slice(0, 6)) if box is None else grid.result().cells_of(box, (0.5, 0.5))
-        return grid.result(), values[:, rows, columns].copy(), rows.start, columns.start
-
-    monkeypatch.setattr(workers, "_open_grid", open_grid)
-    monkeypatch.setattr(workers, "_read_part", read)
-    monkeypatch.setattr(workers, "title_of", lambda store: "t")
-    monkeypatch.setattr(
-        workers, "_other_layers", lambda store, slide, grid: result_layers(grid.result(), store, "t", slide)
-    )
+    monkeypatch.setattr(workers, "_open_store", open_store)
+    monkeypatch.setattr(workers, "_read_extras", lambda path, slide: workers.Extras("t", []))
     return values
 
 
@@ -175,20 +172,49 @@ def test_a_prepared_overlay_is_filled_and_no_layer_is_made_while_the_job_runs(
 
     session = runner.session
     add([slide_layer(open_slide(slide_path))])
-    session.prepare("/other/store.zarr", "other", [("x", None)])
-    session.prepare(STORE, "t", [("a", None), ("b", None)])
-    assert len(viewer.layers) == 2, "an unused overlay is taken over"
-    overlay = session.results[0].classes
-    assert overlay.name == "classes · t" and np.allclose(
-        overlay._extent_data_augmented[1] * np.array(overlay.scale) + overlay.translate,
-        np.array([400, 600]) * 0.5 - 0.25,
-    )
+    session.prepare("/other/store.zarr", "other", [("x", None)], READING, 50)
+    session.prepare(STORE, "t", CLASSES, READING, 100)
+    assert len(viewer.layers) == 3, "unused layers are taken over"
+    overlay, shown = session.results[0].classes, session.results[0].grid
+    assert overlay.name == "classes · t" and shown.is_like(empty_grid())
+    changed: list[Any] = []
+    for layer in session.results[0].layers:
+        layer.events.data.connect(changed.append)
+        layer.events.scale.connect(changed.append)
     runner.submit(FakeJob(), str(slide_path), "")
     on_disk[0, :2] = 1
     client.events = [events.ShardDone(STORE, 0, 1, 2, (0, 0, 600, 200))]
     assert run_loop(3, lambda: predicted(session) == 12)
-    assert len(viewer.layers) == 2 and session.results[0].classes is overlay and overlay.data[0, 0, 3] > 0
+    assert len(viewer.layers) == 3 and session.results[0].classes is overlay and overlay.data[0, 0, 3] > 0
     assert tuple(overlay.scale) == (50.0, 50.0) and facts(overlay)["store"] == STORE
+    assert not changed and session.results[0].grid is shown, "painted into what is there: no new texture, no new layout"
+
+
+def test_the_window_changes_twice_a_second_at_most_however_fast_the_worker_tells(
+    runner: Any, client: FakeClient, run_loop: Callable[..., bool], on_disk: np.ndarray[Any, Any], viewer: Any
+) -> None:
+    session = runner.session
+    runner.submit(FakeJob(), "/s.svs", "")
+    on_disk[0] = 1
+    client.events = [events.ShardDone(STORE, 0, 0, 1, (0, 0, 600, 400))]
+    assert run_loop(3, lambda: predicted(session) == 24)
+    steps: list[Any] = []
+    refreshes: list[Any] = []
+    session.job_changed.connect(steps.append)
+    session.results[0].classes.events.set_data.connect(refreshes.append)
+    start = time.perf_counter()
+    while time.perf_counter() - start < 2.0:
+        client.events += [
+            events.Step("predict", len(steps), 100),
+            events.ShardDone(STORE, 0, 0, 1, (0, 0, 600, 400)),
+        ]
+        run_loop(0.02)
+    allowed = (time.perf_counter() - start) / workers.SHOW_EVERY_S + 1
+    assert 2 <= len(steps) <= allowed and 1 <= len(refreshes) <= allowed
+    client.events = [events.Finished({"store": STORE})]
+    start = time.perf_counter()
+    assert run_loop(3, lambda: not session.job.is_active)
+    assert time.perf_counter() - start < workers.SHOW_EVERY_S, "the end is not held back"
 
 
 def test_what_was_closed_stays_closed(
@@ -205,6 +231,29 @@ def test_what_was_closed_stays_closed(
     assert len(viewer.layers) == 0
 
 
+def test_a_slide_closed_in_mid_run_stays_closed_and_the_job_goes_on(
+    runner: Any,
+    client: FakeClient,
+    run_loop: Callable[..., bool],
+    on_disk: np.ndarray[Any, Any],
+    viewer: Any,
+    add: Any,
+    slide_path: Any,
+) -> None:
+    from napari_pathotune.layers import slide_layer
+    from pathotune.slides import open_slide
+
+    (layer,) = add([slide_layer(open_slide(slide_path))])
+    runner.submit(FakeJob(), str(slide_path), "")
+    viewer.layers.remove(layer)
+    on_disk[0] = 1
+    client.events = [events.ShardDone(STORE, 0, 1, 1, (0, 0, 600, 400)), events.Step("predict", 3, 9)]
+    assert run_loop(3, lambda: runner.session.job.done == 3) and runner.session.job.is_active
+    client.events = [events.Finished({"store": STORE})]
+    assert run_loop(3, lambda: not runner.session.job.is_active and not runner._filler.is_busy)
+    assert len(viewer.layers) == 0
+
+
 def test_a_part_that_cannot_be_read_is_read_at_the_end(
     runner: Any,
     client: FakeClient,
@@ -212,14 +261,14 @@ def test_a_part_that_cannot_be_read_is_read_at_the_end(
     on_disk: np.ndarray[Any, Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    read_whole = workers._read_part
+    read_whole = workers._read_parts
 
-    def read(store: str, box: Any, grid: Any) -> Any:
-        if box is not None:
+    def read(opened: Any, boxes: Any) -> Any:
+        if boxes is not None:
             raise OSError("still being written")
-        return read_whole(store, box, grid)
+        return read_whole(opened, boxes)
 
-    monkeypatch.setattr(workers, "_read_part", read)
+    monkeypatch.setattr(workers, "_read_parts", read)
     runner.submit(FakeJob(), "/s.svs", "")
     client.events = [events.ShardDone(STORE, n, n, 2, (0, 0, 600, 400)) for n in range(3)]
     assert run_loop(3, lambda: len(runner.session.results) == 1)
