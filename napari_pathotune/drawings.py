@@ -7,11 +7,12 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_pathotune.layers import DEFAULT_COLOR, KEY, LayerData, pixel_um, units_of
+from napari_pathotune.layers import DEFAULT_COLOR, KEY, LayerData, facts, pixel_um, units_of
 
 if TYPE_CHECKING:
     from pathotune.regions.region import Region
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 
+# What the `class` feature of a shape without a class says.
+NO_CLASS = ""
 CLASS_COLUMNS = ("class", "class_name", "label")
 # The centre of level-0 pixel (0, 0) lies at 0 in napari and at (0.5, 0.5) in QuPath's level-0 pixels.
 HALF_PIXEL = 0.5
@@ -78,7 +81,7 @@ def regions_from_layer(layer: Any, slide_layer: Any, only: Iterable[int] | None 
         found.append(
             Region(
                 geometry=geometry,
-                class_name=names[index],
+                class_name=names[index] or None,
                 color=color_of(layer, index),
                 object_type=_text(row.get("object_type")) or "annotation",
                 name=_text(row.get("name")),
@@ -91,42 +94,27 @@ def regions_from_layer(layer: Any, slide_layer: Any, only: Iterable[int] | None 
 
 
 def layers_from_regions(regions: Iterable[Region], slide: Slide | None, source: str = "") -> list[LayerData]:
-    """One Shapes layer per class (points: a Points layer), in micrometres on the slide.
+    """One Shapes layer, and a Points layer where there are points, in micrometres on the slide.
+
+    Each shape has its class as a feature and its class's colour.
 
     Parameters
     ----------
     slide : the slide the regions belong to; without one the layers are in pixels.
     source : the file they came from, kept in the metadata.
     """
-    parts: dict[tuple[str, str], list[tuple[Region, Array, str]]] = {}
+    parts: dict[str, list[tuple[Region, Array, str]]] = {}
     for region in regions:
-        for vertices, kind in _drawable(region.geometry):
-            group = "points" if kind == "point" else "shapes"
-            parts.setdefault((region.class_name or "unclassified", group), []).append((region, vertices, kind))
-    return [_layer(name, group, drawn, slide, source) for (name, group), drawn in parts.items()]
+        for vertices, kind in drawable_parts(region.geometry):
+            parts.setdefault("points" if kind == "point" else "shapes", []).append((region, vertices, kind))
+    return [_layer(kind, parts[kind], slide, source) for kind in ("shapes", "points") if kind in parts]
 
 
-def empty_class_layer(name: str, color: tuple[int, int, int], slide: Slide | None) -> LayerData:
-    """An empty Shapes layer to draw regions of one class in."""
-    _, options, kind = _layer(name, "shapes", [], slide, "", color)
-    del options["shape_type"], options["features"]
-    return [], options, kind
-
-
-def _layer(
-    name: str,
-    group: str,
-    drawn: list[tuple[Region, Array, str]],
-    slide: Slide | None,
-    source: str,
-    color: tuple[int, int, int] | None = None,
-) -> LayerData:
-    color = color or next((region.color for region, _, _ in drawn if region.color), DEFAULT_COLOR)
-    scale = pixel_um(slide) if slide else (1.0, 1.0)
-    paint = np.asarray([*color, 255], dtype=float) / 255
+def _layer(group: str, drawn: list[tuple[Region, Array, str]], slide: Slide | None, source: str) -> LayerData:
+    paint = np.asarray([[*(region.color or DEFAULT_COLOR), 255] for region, _, _ in drawn], dtype=float) / 255
     options: dict[str, Any] = {
-        "name": name,
-        "scale": scale,
+        "name": _name_of(drawn, source),
+        "scale": pixel_um(slide) if slide else (1.0, 1.0),
         "units": units_of(slide) if slide else ("pixel", "pixel"),
         "features": _features(drawn),
         "metadata": {KEY: {"kind": "regions", "source": source, "slide_path": str(slide.path) if slide else ""}},
@@ -137,10 +125,18 @@ def _layer(
     options |= {
         "shape_type": [kind for _, _, kind in drawn],
         "edge_color": paint,
-        "face_color": [*paint[:3], 0.12],
+        "face_color": paint * (1, 1, 1, 0.12),
         "edge_width": _line_width(slide),
     }
     return [vertices for _, vertices, _ in drawn], options, "shapes"
+
+
+def _name_of(drawn: list[tuple[Region, Array, str]], source: str) -> str:
+    """The class where there is only one, else the file, else what it is."""
+    names = {region.class_name for region, _, _ in drawn}
+    if len(names) == 1 and None not in names:
+        return str(names.pop())
+    return Path(source).name if source else "Regions"
 
 
 def _line_width(slide: Slide | None) -> float:
@@ -158,7 +154,7 @@ def _features(drawn: list[tuple[Region, Array, str]]) -> dict[str, list[str]]:
     # Parts of one region need an id in common to be one region again.
     ids = {id(region): region.id or (str(uuid.uuid4()) if parts[id(region)] > 1 else "") for region, _, _ in drawn}
     for region, _, _ in drawn:
-        columns["class"].append(region.class_name or "")
+        columns["class"].append(region.class_name or NO_CLASS)
         columns["name"].append(region.name)
         columns["object_type"].append(region.object_type)
         columns["locked"].append(str(region.locked))
@@ -188,11 +184,13 @@ def _kept(value: Any) -> dict[str, dict[str, Any]]:
 
 
 def class_names_of(layer: Any) -> list[str]:
-    """The class of each shape: its `class` feature, or the layer's name."""
+    """The class of each shape: its `class` feature, or the layer's name where it has none."""
     rows = _rows(layer)
     found = [next((_text(row.get(key)) for key in CLASS_COLUMNS if _text(row.get(key))), "") for row in rows]
     found += [""] * (len(layer.data) - len(found))
-    return [name or str(layer.name) for name in found[: len(layer.data)]]
+    # A region of a file or of our own layer that has no class is not of a class called like its layer.
+    spare = NO_CLASS if facts(layer).get("kind") == "regions" and "class" in layer.features else str(layer.name)
+    return [name or spare for name in found[: len(layer.data)]]
 
 
 def color_of(layer: Any, index: int) -> tuple[int, int, int]:
@@ -204,22 +202,30 @@ def color_of(layer: Any, index: int) -> tuple[int, int, int]:
 
 def _geometries(layer: Any, slide_layer: Any) -> list[Any]:
     """One shapely geometry per shape, in level-0 pixels; empty where too few points were set."""
-    from pathotune.regions.region import Regions
-
     if not hasattr(layer, "shape_type"):
         kinds, drawn = ["point"] * len(layer.data), [point[None] for point in np.asarray(layer.data)]
     else:
         kinds = layer.shape_type if isinstance(layer.shape_type, list) else [layer.shape_type] * len(layer.data)
         drawn = [np.asarray(vertices) for vertices in layer.data]
-    found = []
-    for vertices, kind in zip(drawn, kinds, strict=True):
-        xy = to_px0(layer, slide_layer, vertices)
-        if kind == "polygon" and _has_slit(xy):
-            found.append(_closed_slits(xy))
-            continue
-        regions = Regions.from_shapes([xy], [kind])
-        found.append(regions[0].geometry if len(regions) else _nothing())
-    return found
+    return [_geometry(to_px0(layer, slide_layer, vertices), kind) for vertices, kind in zip(drawn, kinds, strict=True)]
+
+
+def geometry_of(layer: Any, index: int, slide_layer: Any) -> Any:
+    """One shape or point as a shapely geometry in level-0 pixels; empty where too few points were set."""
+    vertices = np.asarray(layer.data[index], dtype=float)
+    if not hasattr(layer, "shape_type"):
+        return _geometry(to_px0(layer, slide_layer, vertices[None]), "point")
+    kind = layer.shape_type[index] if isinstance(layer.shape_type, list) else layer.shape_type
+    return _geometry(to_px0(layer, slide_layer, vertices), str(kind))
+
+
+def _geometry(xy: Array, kind: str) -> Any:
+    from pathotune.regions.region import Regions
+
+    if kind == "polygon" and _has_slit(xy):
+        return _closed_slits(xy)
+    regions = Regions.from_shapes([xy], [kind])
+    return regions[0].geometry if len(regions) else _nothing()
 
 
 def _nothing() -> Any:
@@ -252,7 +258,7 @@ def _joined(first: Any, second: Any) -> Any:
     return shapely.union_all([first, second])
 
 
-def _drawable(geometry: Any) -> list[tuple[Array, str]]:
+def drawable_parts(geometry: Any) -> list[tuple[Array, str]]:
     """The parts of a geometry as (vertices (n, 2) y then x in layer pixels, napari's shape type)."""
     found: list[tuple[Array, str]] = []
     kind = geometry.geom_type
@@ -264,7 +270,7 @@ def _drawable(geometry: Any) -> list[tuple[Array, str]]:
         found.append((_yx(geometry.coords), "point"))
     else:
         for part in getattr(geometry, "geoms", ()):
-            found += _drawable(part)
+            found += drawable_parts(part)
     return found
 
 

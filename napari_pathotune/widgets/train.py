@@ -1,4 +1,4 @@
-"""The short way to a tuning: the drawn regions, a task, a backbone, go."""
+"""The short way to a tuning in four steps: slides, regions, train, result."""
 
 from __future__ import annotations
 
@@ -8,332 +8,520 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QInputDialog, QLabel, QLineEdit, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QCheckBox, QHBoxLayout, QLabel, QLineEdit, QToolButton, QVBoxLayout, QWidget
 
 from napari_pathotune import compat
-from napari_pathotune.forms import config_from, form_of
+from napari_pathotune.drawing_board import board_of
 from napari_pathotune.layers import DEFAULT_COLOR, facts, rgb
 from napari_pathotune.reader import results_folder
 from napari_pathotune.session import JobState, Session
-from napari_pathotune.widgets.parts import (
-    LINK_COLOR,
-    Card,
-    Fold,
-    button,
-    clear,
-    combo,
-    heading,
-    named,
-    swatch,
-    swatch_html,
-    text_label,
-)
+from napari_pathotune.widgets.parts import Card, Fold, button, clear, combo, named, swatch_html, text_label, thousands
+from napari_pathotune.widgets.regions import RegionsPanel
+from napari_pathotune.widgets.regions_preflight import PreflightCounter, PreflightTable, Question, tiles_per_class
+from napari_pathotune.widgets.train_cost import can_probe, cost_text, remember_costs, remembered_costs
+from napari_pathotune.widgets.train_curves import Curves
+from napari_pathotune.widgets.train_result import ResultPanel
+from napari_pathotune.widgets.train_setup import TrainSetup
 from napari_pathotune.workers import JobRunner
+from pathotune import events
 
 if TYPE_CHECKING:
-    from pathotune.backbones import BackboneCard
     from pathotune.tasks import Task
+    from pathotune.training.preflight import Estimate, Preflight
 
 OWN_CLASSES = ""
+SUFFIX = ".pathotune.safetensors"
 
 
 class TunePanel(QWidget):
-    """Drawn classes, task, backbone, method and a name; options are folded away."""
+    """Four steps, one below the other: which slides, what is drawn, train, and what came of it."""
 
     def __init__(self, session: Session, runner: JobRunner) -> None:
         super().__init__()
-        self.session, self.runner = session, runner
-        self.classes = QVBoxLayout()
-        self.classes.setSpacing(1)
-        self.add_class = button("Add class…", "Make a layer to draw regions of one class in.", "Add a class")
-        self.load_regions = button("Load regions…", "Open regions of QuPath (GeoJSON), ASAP or ImageScope (XML).")
+        self.session, self.runner, self.board = session, runner, board_of(session)
+        self.preflight: Preflight | None = None
+        self.out = ""
+        self._left_out: set[str] = set()
+        self._frozen: list[str] = []
+        self.slides = QVBoxLayout()
+        self.regions = RegionsPanel(session, self.board)
         self.task = combo("Task", "What the classes mean: names, colours, and the sentences the model reads.")
         self.task_card = Card("About this task")
-        self.make_layers = button("Make its layers", "Make one empty layer per class of the task, in its colours.")
-        self.backbone = combo("Backbone", "The frozen model the prompts are tuned in.")
-        self.backbone_card = Card("About this backbone")
-        self.method = combo("Method", "How the backbone is adapted.")
+        self.make_classes = button("Use its classes", "Add the task's classes to the palette, in its colours.")
+        self.setup = TrainSetup()
         self.name = QLineEdit()
         named(self.name, "Name of the tuning", "The tuning file is saved under this name in the results folder.")
-        self.name.setPlaceholderText("Name of the tuning")
-        self.go = button("Tune", "Tune on the drawn regions of this slide.")
-        self.hint = text_label()
-        self.method_fold = Fold("Options of the method", "How many prompts, where they enter, which sentences.")
-        self.training_fold = Fold("Training", "Epochs, learning rate, seed.")
-        self.method_form: Any = None
-        self._method_config: Any = None
-        self._training_config, self.training_form = self._training()
+        self.go = button("Tune", "Tune on the drawn regions of the chosen slides.")
+        self.again = button(
+            "Continue", "Go on from the last tuning with the regions as they are now.", "Continue tuning"
+        )
+        self.cost, self.hint, self.live = text_label(), text_label(), text_label()
+        self.probe = button("How long?", "Try how fast this machine is, from a few tiles; it takes a few seconds.")
+        self._probed = ""
+        self.table = PreflightTable()
+        self.curves = Curves()
+        self.result = ResultPanel()
+        self.counter = PreflightCounter(self._to_count, self)
         self._lay_out()
-        self._fill()
+        self._fill_tasks()
         self._connect()
         self.refresh()
 
     # -- making
 
     def _lay_out(self) -> None:
+        self.slides.setSpacing(1)
+        self.step_slides = Step("1", "Slide", "The open slides to learn from. Several can train together.")
+        self.step_regions = Step("2", "Regions", "Outline tissue of each class.")
+        self.step_train = Step("3", "Train", "Look what there is to learn from, then tune.")
+        self.step_result = Step("4", "Result", "How well it does on regions it was not shown.")
+        self.step_slides.body.addLayout(self.slides)
+        self.task_fold = Fold("Classes of a task", "Take names, colours and sentences from a task that comes along.")
+        inner = QWidget()
+        column = QVBoxLayout(inner)
+        column.setContentsMargins(0, 0, 0, 0)
+        for widget in (self.task, self.task_card, self.make_classes):
+            column.addWidget(widget)
+        self.task_fold.put(inner)
+        self.step_regions.body.addWidget(self.regions)
+        self.step_regions.body.addWidget(self.task_fold)
+        self.preflight_fold = Fold(
+            "What each region gives", "Tiles of each region, training or validation, or why not."
+        )
+        self.preflight_fold.put(self.table)
+        self.advanced = Fold("Advanced", "Backbone, method and training options; what is set works.")
+        self.advanced.put(self.setup)
+        body = self.step_train.body
+        for widget in (self.cost, self.probe, self.preflight_fold, self.advanced):
+            body.addWidget(widget)
+        row = QHBoxLayout()
+        row.addWidget(self.name, 1)
+        row.addWidget(self.go)
+        row.addWidget(self.again)
+        body.addLayout(row)
+        for widget in (self.hint, self.curves, self.live):
+            body.addWidget(widget)
+        self.step_result.body.addWidget(self.result)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(4, 6, 4, 4)
         layout.setSpacing(4)
-        layout.addWidget(heading("Regions"))
-        layout.addLayout(self.classes)
-        layout.addLayout(_row(self.add_class, self.load_regions))
-        layout.addWidget(heading("Task"))
-        layout.addWidget(self.task)
-        layout.addWidget(self.task_card)
-        layout.addWidget(self.make_layers)
-        layout.addWidget(heading("Backbone"))
-        layout.addWidget(self.backbone)
-        layout.addWidget(self.backbone_card)
-        layout.addWidget(heading("Method"))
-        layout.addWidget(self.method)
-        layout.addWidget(self.method_fold)
-        layout.addWidget(self.training_fold)
-        layout.addLayout(_row(self.name, self.go, first_grows=True))
-        layout.addWidget(self.hint)
+        for step in (self.step_slides, self.step_regions, self.step_train, self.step_result):
+            layout.addWidget(step)
         layout.addStretch(1)
+        for widget in (self.curves, self.live, self.step_result, self.again, self.probe):
+            widget.setVisible(False)
 
-    def _training(self) -> tuple[Any, Any]:
-        from pathotune.training.schedule import TrainingConfig
-
-        wanted = compat.preferences()
-        config = TrainingConfig(device=wanted.device, precision=wanted.precision)  # type: ignore[arg-type]
-        form = form_of(config)
-        self.training_fold.put(form.native)
-        return config, form
-
-    def _fill(self) -> None:
-        from pathotune.backbones import all_cards
-        from pathotune.methods import METHODS
+    def _fill_tasks(self) -> None:
         from pathotune.tasks import load_task, task_names
 
         self.task.addItem("The classes I draw", OWN_CLASSES)
         for name in task_names():
             self.task.addItem(load_task(name).title, name)
-        for card in all_cards():
-            if card.kind == "tile":
-                self.backbone.addItem(card.title, card.name)
-        for entry in METHODS.entries():
-            self.method.addItem(entry.title, entry.name)
-            row = self.method.count() - 1
-            self.method.setItemData(row, str((entry.facts or {}).get("summary", "")), Qt.ItemDataRole.ToolTipRole)
 
     def _connect(self) -> None:
-        self.add_class.clicked.connect(self._on_add_class_clicked)
-        self.load_regions.clicked.connect(self._on_load_regions_clicked)
-        self.make_layers.clicked.connect(self._on_make_layers_clicked)
+        self.make_classes.clicked.connect(self._on_make_classes_clicked)
         self.task.currentIndexChanged.connect(self._on_task_changed)
-        self.backbone.currentIndexChanged.connect(self._on_backbone_changed)
-        self.method.currentIndexChanged.connect(self._on_method_changed)
+        self.setup.changed.connect(self._on_setup_changed)
         self.go.clicked.connect(self.tune)
-        for signal in (self.session.slides_changed, self.session.active_changed, self.session.drawings_changed):
-            signal.connect(self.refresh)
+        self.again.clicked.connect(lambda: self.tune(go_on=True))
+        self.probe.clicked.connect(self._on_probe_clicked)
+        for signal in (self.session.slides_changed, self.session.active_changed):
+            signal.connect(self._on_slides_changed)
+        self.session.drawings_changed.connect(self.refresh)
+        self.board.changed.connect(self.refresh)
         self.session.job_changed.connect(self._on_job_changed)
+        self.session.event_taken.connect(self._on_event)
+        self.counter.counted.connect(self._on_counted)
+        self.table.region_chosen.connect(self._on_region_chosen)
+        self.result.place_chosen.connect(self.go_to)
+        self.destroyed.connect(self.counter.close)
+        self.destroyed.connect(self.result.close_reading)
         self._on_task_changed()
-        self._on_backbone_changed()
-        self._on_method_changed()
+        self._list_slides()
 
     # -- state
 
     def refresh(self) -> None:
-        """Show the drawn classes again, and say what is missing."""
-        clear(self.classes)
-        for name, (color, count) in self.drawn().items():
-            row = QHBoxLayout()
-            icon = QLabel()
-            icon.setPixmap(swatch(color).pixmap(14, 14))
-            text = text_label(f"{escape(name)} · {count} {'region' if count == 1 else 'regions'}")
-            line = QWidget()
-            row.setContentsMargins(0, 0, 0, 0)
-            row.addWidget(icon)
-            row.addWidget(text, 1)
-            line.setLayout(row)
-            self.classes.addWidget(line)
-        if not self.classes.count():
-            self.classes.addWidget(text_label("Nothing is drawn yet. Add a class and outline some tissue of it."))
-        self._suggest()
+        """Say how much is drawn and what is missing; tiles are counted a moment later."""
+        drawn = self.drawn()
+        count = sum(number for _, number in drawn.values())
+        self.step_regions.say(f"{thousands(count)} in {len(drawn)} classes" if drawn else "")
+        self.name.setPlaceholderText(self.suggested_name())
+        self.counter.start()
         self._say_missing()
 
-    def _say_missing(self) -> None:
-        missing = self.missing()
-        self.hint.setText(missing)
-        self.hint.setVisible(bool(missing))
-        self.go.setEnabled(not missing and not self.session.job.is_active)
+    def _list_slides(self) -> None:
+        layers = self.session.slide_layers
+        clear(self.slides)
+        for layer in layers:
+            path, slide = facts(layer)["path"], facts(layer)["slide"]
+            box = QCheckBox(slide.name)
+            named(box, f"Train on {slide.name}", f"Learn from the regions of {slide.name}.")
+            box.setChecked(path not in self._left_out)
+            box.setVisible(True)
+            box.toggled.connect(lambda on, path=path: self._on_slide_toggled(path, on))
+            self.slides.addWidget(box)
+        if not layers:
+            self.slides.addWidget(text_label("Open a slide: drop it on the window."))
+        chosen = len(self.chosen_layers())
+        self.step_slides.say(f"{chosen} of {len(layers)} chosen" if len(layers) > 1 else "")
+
+    def chosen_layers(self) -> list[Any]:
+        """The slides to learn from."""
+        if self.session.viewer is None:
+            return []  # a timer that runs out after the viewer was closed
+        return [layer for layer in self.session.slide_layers if facts(layer)["path"] not in self._left_out]
 
     def drawn(self) -> dict[str, tuple[tuple[int, int, int], int]]:
-        """Colour and number of regions of each drawn class; classes that end in * are not trained."""
+        """Colour and number of regions of each drawn class of the chosen slides; classes ending in * do not count."""
         found: dict[str, tuple[tuple[int, int, int], int]] = {}
-        for layer in self.session.drawing_layers():
-            for name, color in class_of_shapes(layer):
-                if not name.endswith("*"):
-                    earlier = found.get(name, (color, 0))
-                    found[name] = (earlier[0], earlier[1] + 1)
+
+        def add(name: str | None, color: tuple[int, int, int], count: int) -> None:
+            if name and not name.endswith("*"):
+                earlier = found.get(name, (color, 0))
+                found[name] = (earlier[0], earlier[1] + count)
+
+        for layer in self.chosen_layers():
+            document = self.board.of(layer).document
+            for one in document.palette:
+                if one.name in document.counts:
+                    add(one.name, one.color, document.counts[one.name].regions)
+            for other in self.board.other_layers(layer):
+                for name, color in class_of_shapes(other):
+                    add(name, color, 1)
         return found
 
     def missing(self) -> str:
         """What a tuning still needs, as a sentence; empty where it can start."""
-        slide = self.session.slide
-        if slide is None:
+        layers = self.chosen_layers()
+        if not self.session.slide_layers:
             return "Open a slide first."
-        if slide.mpp is None:
-            return "State the slide's pixel size above first."
+        if not layers:
+            return "Choose at least one slide above."
+        silent = [facts(layer)["slide"].name for layer in layers if facts(layer)["slide"].mpp is None]
+        if silent:
+            return f"State the slide's pixel size above first ({silent[0]})."
         if len(self.drawn()) < 2:
             return "Draw regions of at least two classes."
-        card = self._card()
+        card = self.setup.card
         if card is not None and not card.loadable:
             return f"{card.title} cannot be loaded yet: {card.reason}"
         return ""
 
-    def _card(self) -> BackboneCard | None:
-        from pathotune.backbones import backbone_card
+    def _say_missing(self) -> None:
+        missing = self.missing()
+        problem = self.preflight.problem if not missing and self.preflight is not None else ""
+        self.hint.setText(missing or problem)
+        self.hint.setVisible(bool(missing or problem))
+        for control in (self.go, self.again):
+            control.setEnabled(not missing and not self.session.job.is_active)
 
-        name = self.backbone.currentData()
-        return backbone_card(name) if name else None
+    # -- before it starts
+
+    def _to_count(self) -> Question:
+        """What the counter works on: snapshots, which drawing on does not touch."""
+        from pathotune.training.preflight import SlideFacts
+
+        slides = []
+        for layer in self.chosen_layers():
+            slide = facts(layer)["slide"]
+            if slide.mpp is not None:
+                size = (float(slide.width_px0), float(slide.height_px0))
+                known = SlideFacts(size, (slide.mpp.x, slide.mpp.y))
+                slides.append((self.board.regions_of(layer), known))
+        return Question(slides, self.setup.reading, self.setup.training_config())
+
+    def _on_counted(self, preflight: Preflight) -> None:
+        self.preflight = preflight
+        self.regions.show_tiles(tiles_per_class(preflight))
+        colors = {name: color for name, (color, _) in self.drawn().items()}
+        self.table.show_rows(preflight.regions, colors, len(self.chosen_layers()) > 1)
+        unused = sum(not row.tiles for row in preflight.regions)
+        self.preflight_fold.setVisible(bool(preflight.regions))
+        self.preflight_fold.head.setText("What each region gives" + (f" ({unused} give nothing)" if unused else ""))
+        self._say_cost()
+        self._say_missing()
+
+    def _say_cost(self) -> None:
+        table, reading = self.preflight, self.setup.reading
+        text = ""
+        if table is not None and reading is not None and any(row.tiles for row in table.regions):
+            text = cost_text(table, self._estimate(table), reading.image_px)
+        self.cost.setText(text)
+        self.cost.setVisible(bool(text))
+        self.probe.setVisible(bool(text) and can_probe() and not remembered_costs(self._speed_key()))
+        self.probe.setEnabled(not self.session.job.is_active)
+
+    def _estimate(self, table: Preflight) -> Estimate | None:
+        """What it takes, where this machine has been probed for this backbone and method."""
+        from pathotune.training.preflight import Costs, estimate
+
+        costs, reading = remembered_costs(self._speed_key()), self.setup.reading
+        if not costs or reading is None or not table.tiles:
+            return None
+        try:
+            known = Costs(**costs)
+        except TypeError:  # an earlier version measured something else
+            return None
+        return estimate(table, known, self.setup.method_config(), self.setup.training_config(), reading.image_px)
+
+    def _speed_key(self) -> str:
+        config = self.setup.method_config()
+        speed = getattr(config, "speed", "")
+        device = self.setup.training_config().device
+        return " ".join(
+            str(part) for part in (self.setup.backbone.currentData(), self.setup.method.currentData(), speed, device)
+        )
+
+    def _on_probe_clicked(self) -> None:
+        from pathotune.errors import PathotuneError
+        from pathotune.execution.job import Job
+
+        try:
+            arguments = {
+                "method": self.setup.method.currentData(),
+                "config": self.setup.config(),
+                "backbone": self.setup.backbone.currentData(),
+                "training": self.setup.training(),
+            }
+        except PathotuneError as error:
+            compat.show_error(str(error))
+            return
+        self._probed = self._speed_key()
+        self.runner.submit(Job("probe", arguments), "", "Trying how fast this machine is…")
+
+    def _on_region_chosen(self, slide: int, region: int) -> None:
+        layers = self.chosen_layers()
+        if slide >= len(layers):
+            return
+        regions = self.board.regions_of(layers[slide])
+        if region < len(regions):
+            left, top, right, bottom = regions[region].geometry.bounds
+            self.go_to(facts(layers[slide])["path"], (left, top, right - left, bottom - top))
+
+    def go_to(self, slide_path: str, box_px0: tuple[float, float, float, float]) -> None:
+        """Move the view to a box (x, y, width, height in level-0 pixels) of an open slide."""
+        layers = [layer for layer in self.session.slide_layers if Path(facts(layer)["path"]) == Path(slide_path)]
+        if not layers:
+            compat.show_info(f"{Path(slide_path).name} is not open.")
+            return
+        layer = layers[0]
+        self.session.activate(layer)
+        x, y, width, height = box_px0
+        top_left = layer.data_to_world((y - 0.5, x - 0.5))
+        bottom_right = layer.data_to_world((y + height - 0.5, x + width - 0.5))
+        camera = compat.camera(self.session.viewer)
+        centre = [(low + high) / 2 for low, high in zip(top_left, bottom_right, strict=True)]
+        camera.center = (*camera.center[: -len(centre)], *centre) if len(camera.center) > len(centre) else tuple(centre)
+        extent = max(abs(high - low) for low, high in zip(top_left, bottom_right, strict=True))
+        # Some of what lies around is shown too, and a point still has a view.
+        camera.zoom = min(canvas_px(self.session.viewer) / max(4 * extent, 200.0), 4.0)
 
     # -- tuning
 
-    def tune(self) -> None:
-        """Write the drawn regions beside the tuning to be, and hand the job to the worker."""
+    def tune(self, *_: Any, go_on: bool = False) -> None:
+        """Freeze the drawn regions beside the tuning to be, and hand the job to the worker."""
         from pathotune.errors import PathotuneError
 
         if self.missing():
             self._say_missing()
             return
         try:
-            job = self.job()
+            job = self.job(self.out if go_on else "")
         except PathotuneError as error:
             compat.show_error(str(error))
             return
+        self.board.save()
         self.runner.submit(job, facts(self.session.active_layer)["path"], "Starting to tune…")
 
-    def job(self) -> Any:
-        """The tuning as data; writes the drawn regions into NAME.session beside the file to come.
+    def job(self, continue_from: str = "") -> Any:
+        """The tuning as data; the regions are written into NAME.session beside the file to come.
+
+        Parameters
+        ----------
+        continue_from : a tuning file to go on from.
 
         Raises
         ------
         UsageError : an option's field holds no usable value.
         OutputRefused : the results folder cannot be written to.
         """
-        from napari_pathotune.drawings import regions_from_layer
+        from pathotune.errors import OutputRefused
         from pathotune.execution.job import Job
-        from pathotune.methods.options import as_plain
-        from pathotune.regions import Regions, write_regions
+        from pathotune.regions import write_regions
 
-        slide, slide_layer = self.session.slide, self.session.active_layer
-        if slide is None or slide_layer is None or slide.mpp is None:
-            raise RuntimeError("tune was called although something is missing")
+        config, training = self.setup.config(), self.setup.training()
         out = free_path(self.name.text().strip() or self.suggested_name())
-        regions = [
-            region for layer in self.session.drawing_layers() for region in regions_from_layer(layer, slide_layer)
-        ]
-        session_folder = out.with_name(f"{out.name.removesuffix('.pathotune.safetensors')}.session")
-        session_folder.mkdir(parents=True, exist_ok=True)
-        regions_path = write_regions(Regions(regions), session_folder / f"{slide.path.name}.geojson", slide)
-        source: dict[str, Any] = {"slide": str(slide.path), "regions": str(regions_path)}
-        if slide.mpp.source == "stated":
-            source["slide_mpp"] = slide.mpp.mean
-        return Job(
-            "tune",
-            {
-                "sources": [source],
-                "method": self.method.currentData(),
-                "config": as_plain(config_from(self.method_form, self._method_config)),
-                "backbone": self.backbone.currentData(),
-                "training": as_plain(config_from(self.training_form, self._training_config)),
-                "task": self.task.currentData() or None,
-                "out": str(out),
-            },
-        )
+        folder = out.with_name(f"{out.name.removesuffix(SUFFIX)}.session")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputRefused(
+                f"The results folder {str(out.parent)!r} cannot be written to ({error.strerror or error}); choose "
+                "another one under Preferences, PathoTune."
+            ) from error
+        sources = []
+        for number, layer in enumerate(self.chosen_layers()):
+            slide = facts(layer)["slide"]
+            name = f"{slide.path.name}.geojson" if number == 0 else f"{number + 1} {slide.path.name}.geojson"
+            path = write_regions(self.board.regions_of(layer), folder / name, slide)
+            source: dict[str, Any] = {"slide": str(slide.path), "regions": str(path)}
+            if slide.mpp is not None and slide.mpp.source == "stated":
+                source["slide_mpp"] = slide.mpp.mean
+            sources.append(source)
+        arguments = {
+            "sources": sources,
+            "method": self.setup.method.currentData(),
+            "config": config,
+            "backbone": self.setup.backbone.currentData(),
+            "training": training,
+            "task": self.task.currentData() or None,
+            "out": str(out),
+        }
+        return Job("tune", {**arguments, **({"continue_from": continue_from} if continue_from else {})})
 
     def suggested_name(self) -> str:
         """A name for the tuning from the task or the drawn classes and the backbone."""
         task = self.task.currentData() or "-".join(list(self.drawn())[:3]).lower()
-        return re.sub(r"[^\w.-]+", "-", f"{task} {self.backbone.currentData()}").strip("-")
+        return re.sub(r"[^\w.-]+", "-", f"{task} {self.setup.backbone.currentData()}").strip("-")
 
     # -- slots
+
+    def _on_slides_changed(self) -> None:
+        self._list_slides()
+        self.refresh()
+
+    def _on_slide_toggled(self, path: str, on: bool) -> None:
+        self._left_out = self._left_out - {path} if on else self._left_out | {path}
+        self.counter.start()
+        self._say_missing()
+
+    def _on_setup_changed(self) -> None:
+        self.step_train.say("")
+        self.advanced.head.setToolTip(self.setup.summary())
+        self.name.setPlaceholderText(self.suggested_name())
+        self.counter.start()
+        self._say_missing()
 
     def _on_task_changed(self) -> None:
         from pathotune.tasks import load_task
 
         name = self.task.currentData()
-        self.make_layers.setVisible(bool(name))
+        self.make_classes.setVisible(bool(name))
         self.task_card.show_lines(task_lines(load_task(name)) if name else [])
-        self._suggest()
-
-    def _on_backbone_changed(self) -> None:
-        card = self._card()
-        self.backbone_card.show_lines(backbone_lines(card) if card is not None else [])
-        self._suggest()
-        self._say_missing()
-
-    def _on_method_changed(self) -> None:
-        from pathotune.methods import load_config
-
-        self._method_config = load_config(self.method.currentData())
-        self.method_form = form_of(self._method_config)
-        self.method_fold.put(self.method_form.native)
-        self.method_fold.setVisible(len(self.method_form) > 0)
-
-    def _suggest(self) -> None:
         self.name.setPlaceholderText(self.suggested_name())
 
-    def _on_add_class_clicked(self) -> None:
-        name, accepted = QInputDialog.getText(self, "Add a class", "Name of the class, for example Tumor:")
-        if accepted and name.strip():
-            self.new_class_layer(name.strip(), next_color(len(self.drawn())))
-
-    def _on_make_layers_clicked(self) -> None:
+    def _on_make_classes_clicked(self) -> None:
+        from pathotune.regions.palette import Palette
         from pathotune.tasks import load_task
 
-        present = {layer.name for layer in self.session.drawing_layers()}
-        for entry in load_task(self.task.currentData()).classes:
-            if entry.name not in present:
-                self.new_class_layer(entry.name, rgb(entry.color or DEFAULT_COLOR))
-
-    def new_class_layer(self, name: str, color: tuple[int, int, int]) -> Any:
-        """An empty Shapes layer for one class, on the active slide and ready to draw polygons in."""
-        from napari.layers import Layer
-
-        from napari_pathotune.drawings import empty_class_layer
-
-        layer = Layer.create(*empty_class_layer(name, color, self.session.slide))
-        self.session.viewer.layers.append(layer)
-        layer.mode = "add_polygon"
-        return layer
-
-    def _on_load_regions_clicked(self) -> None:
-        kinds = "Regions (*.geojson *.json *.xml);;All files (*)"
-        chosen, _ = QFileDialog.getOpenFileName(self, "Load regions", "", kinds)
-        if chosen:
-            self.open_regions(Path(chosen))
-
-    def open_regions(self, path: Path) -> None:
-        """Lay the regions of a file on the active slide, one layer per class."""
-        from napari.layers import Layer
-
-        from napari_pathotune.drawings import layers_from_regions
-        from pathotune.errors import PathotuneError
-        from pathotune.regions import read_regions
-
-        slide = self.session.slide
-        try:
-            regions = read_regions(path, slide)
-        except PathotuneError as error:
-            compat.show_error(str(error))
+        drawing = self.board.active
+        if drawing is None:
             return
-        for sentence in regions.warnings:
-            compat.show_warning(sentence)
-        for data in layers_from_regions(regions, slide, str(path)):
-            self.session.viewer.layers.append(Layer.create(*data))
+        document = drawing.document
+        base = document.palette if document.is_begun else Palette()
+        wanted = {one.name: rgb(one.color or DEFAULT_COLOR) for one in load_task(self.task.currentData()).classes}
+        document.set_palette(base.including(wanted), "Classes of the task")
+
+    def _on_event(self, event: Any) -> None:
+        if self.session.job.command == "tune" and isinstance(event, events.EpochEnd):
+            accuracy = event.metrics.get("balanced_accuracy")
+            self.curves.take(event.epoch, event.epochs, event.train_loss, accuracy, event.best_epoch)
 
     def _on_job_changed(self, job: JobState) -> None:
+        if job.command == "tune":
+            if job.stage == "starting":
+                self.curves.clear()
+                self.curves.setVisible(True)
+                self.live.setVisible(True)
+                self.live.setText("The regions are as they were when it started: draw on, it does no harm.")
+            elif job.stage in ("done", "cancelled", "failed"):
+                self._end(job)
+        elif job.command == "probe" and job.stage == "done":
+            remember_costs(self._probed, job.result)
+        if job.stage in ("starting", "done", "cancelled", "failed"):
+            self._say_cost()
         self._say_missing()
 
+    def _end(self, job: JobState) -> None:
+        self.live.setVisible(False)
+        if job.stage != "done":
+            self.curves.setVisible(bool(self.curves.loss))
+            return
+        self.out = str(job.result.get("out") or "")
+        self.again.setVisible(bool(self.out))
+        colors = {name: color for name, (color, _) in self.drawn().items()}
+        self.result.show_result(job.result, colors)
+        self.step_result.setVisible(True)
 
-def _row(*widgets: QWidget, first_grows: bool = False) -> QHBoxLayout:
-    row = QHBoxLayout()
-    for number, widget in enumerate(widgets):
-        row.addWidget(widget, 0 if first_grows and number else 1)
-    return row
+    # Names that scripts and tests have used since the first version.
+
+    @property
+    def backbone(self) -> Any:
+        """The combo box of backbones."""
+        return self.setup.backbone
+
+    @property
+    def backbone_card(self) -> Card:
+        """The card of the chosen backbone."""
+        return self.setup.backbone_card
+
+    @property
+    def method(self) -> Any:
+        """The combo box of methods."""
+        return self.setup.method
+
+    @property
+    def method_form(self) -> Any:
+        """The form of the method's options."""
+        return self.setup.method_form
+
+    @property
+    def training_form(self) -> Any:
+        """The form of the training options."""
+        return self.setup.training_form
+
+
+class Step(QWidget):
+    """A numbered step: a head that says where it stands, and a body that can be closed."""
+
+    def __init__(self, number: str, title: str, tooltip: str) -> None:
+        super().__init__()
+        self.head = QToolButton()
+        self.head.setText(f"{number}  {title}")
+        self.head.setCheckable(True)
+        self.head.setChecked(True)
+        self.head.setAutoRaise(True)
+        self.head.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
+        self.head.setArrowType(Qt.ArrowType.DownArrow)
+        font = self.head.font()
+        font.setBold(True)
+        self.head.setFont(font)
+        named(self.head, f"Step {number}: {title}", tooltip)
+        self.summary = QLabel()
+        self._inner = QWidget()
+        self.body = QVBoxLayout(self._inner)
+        self.body.setContentsMargins(12, 0, 0, 4)
+        self.body.setSpacing(4)
+        row = QHBoxLayout()
+        row.addWidget(self.head)
+        row.addStretch(1)
+        row.addWidget(self.summary)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(2)
+        layout.addLayout(row)
+        layout.addWidget(self._inner)
+        self.head.toggled.connect(self._on_head_toggled)
+
+    def say(self, text: str) -> None:
+        """Where the step stands, in two or three words."""
+        if self.summary.text() != text:
+            self.summary.setText(text)
+
+    def _on_head_toggled(self, opened: bool) -> None:
+        self.head.setArrowType(Qt.ArrowType.DownArrow if opened else Qt.ArrowType.RightArrow)
+        self._inner.setVisible(opened)
 
 
 def class_of_shapes(layer: Any) -> list[tuple[str, tuple[int, int, int]]]:
@@ -343,20 +531,21 @@ def class_of_shapes(layer: Any) -> list[tuple[str, tuple[int, int, int]]]:
     return [(name, color_of(layer, index)) for index, name in enumerate(class_names_of(layer))]
 
 
-def next_color(number: int) -> tuple[int, int, int]:
-    """A colour for the next class, easy to tell from the others."""
-    from pathotune.tasks import colour_blind_palette
-
-    return rgb(colour_blind_palette(number + 1)[number])
+def canvas_px(viewer: Any) -> float:
+    """The canvas's shorter side in screen pixels; a usual size where there is no window."""
+    try:
+        return float(min(compat.canvas_size(viewer)))
+    except AttributeError:
+        return 600.0
 
 
 def free_path(name: str) -> Path:
     """The path of a new tuning file in the results folder; a number is added where the name is taken."""
     folder = results_folder()
     stem = name.removesuffix(".safetensors").removesuffix(".pathotune")
-    path, number = folder / f"{stem}.pathotune.safetensors", 2
+    path, number = folder / f"{stem}{SUFFIX}", 2
     while path.exists():
-        path, number = folder / f"{stem}-{number}.pathotune.safetensors", number + 1
+        path, number = folder / f"{stem}-{number}{SUFFIX}", number + 1
     return path
 
 
@@ -370,28 +559,3 @@ def task_lines(task: Task) -> list[str]:
         part for part in (task.organ, task.stain, f"{task.mpp:g} µm per pixel" if task.mpp else "") if part
     )
     return [classes, escape(facts_line), *sentences]
-
-
-def backbone_lines(card: BackboneCard) -> list[str]:
-    """A backbone's card: size, licence, gate, and whether it is on this machine."""
-    known = card.facts()
-    size = f"{card.params_m:g} M parameters" if card.params_m else ""
-    reads = f"reads at {card.mpp:g} µm per pixel" if card.mpp else ""
-    lines = [", ".join(escape(part).replace(" ", "\u00a0") for part in (size, reads) if part)]
-    limits = [card.licence or "licence not stated"]
-    if card.non_commercial:
-        limits.append("no commercial use")
-    if card.no_derivatives:
-        limits.append("no derivatives")
-    lines.append(escape("Licence: " + ", ".join(limits)))
-    if not card.loadable:
-        lines.append(f"<b>Cannot be loaded yet:</b> {escape(card.reason)}")
-    elif known["available"]:
-        lines.append("On this machine: yes")
-    else:
-        gate = "asks for an agreement first" if card.gated else "downloaded on first use"
-        page = f' · <a href="{card.where_to_ask}" style="color: {LINK_COLOR}">its page</a>' if card.where_to_ask else ""
-        lines.append(f"On this machine: no ({gate}){page}")
-    if not card.takes_prompts:
-        lines.append("Takes no prompts: use the linear probe.")
-    return lines

@@ -41,6 +41,12 @@ def write_picture(path: Path, width: int = 600, height: int = 400, mpp: float | 
 
 
 @pytest.fixture
+def make_picture() -> Callable[..., Path]:
+    """Writes slides of other sizes."""
+    return write_picture
+
+
+@pytest.fixture
 def slide_path(tmp_path: Path) -> Path:
     """A 600 × 400 slide at 0.5 µm per pixel, with an umlaut and a space in its name."""
     return write_picture(tmp_path / "Schnitt ä 1.tiff")

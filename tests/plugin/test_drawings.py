@@ -12,7 +12,7 @@ pytest.importorskip("napari")
 import shapely
 from napari.layers import Image, Layer, Points, Shapes
 
-from napari_pathotune.drawings import class_names_of, layers_from_regions, regions_from_layer
+from napari_pathotune.drawings import class_names_of, color_of, layers_from_regions, regions_from_layer
 from napari_pathotune.layers import facts, slide_layer
 from pathotune.regions.region import Region
 
@@ -99,14 +99,20 @@ def test_regions_survive_the_way_there_and_back(geometry: Any, slide: Any, on_sl
     assert found.properties == region.properties and found.color == region.color
 
 
-def test_one_layer_per_class_on_the_slides_scale(slide: Any) -> None:
-    regions = [Region(RECTANGLE, "a"), Region(RECTANGLE, "b"), Region(RECTANGLE, "a"), Region(shapely.Point(1, 1), "a")]
-    made = [Layer.create(*data) for data in layers_from_regions(regions, slide)]
+def test_one_layer_for_shapes_and_one_for_points_in_the_colours_of_the_classes(slide: Any) -> None:
+    regions = [
+        Region(RECTANGLE, "a", (200, 0, 0)),
+        Region(RECTANGLE, "b", (0, 200, 0)),
+        Region(RECTANGLE, None),
+        Region(shapely.Point(1, 1), "a", (200, 0, 0)),
+    ]
+    made = [Layer.create(*data) for data in layers_from_regions(regions, slide, "some/where.geojson")]
     assert [(layer.name, type(layer), len(layer.data)) for layer in made] == [
-        ("a", Shapes, 2),
-        ("b", Shapes, 1),
+        ("where.geojson", Shapes, 3),
         ("a", Points, 1),
     ]
+    assert [color_of(made[0], index) for index in range(2)] == [(200, 0, 0), (0, 200, 0)]
+    assert class_names_of(made[0]) == ["a", "b", ""], "no class is not a class called like the layer"
     assert all(str(unit) in ("micrometer", "micrometre") for layer in made for unit in layer.units)
     assert all(facts(layer)["kind"] == "regions" for layer in made)
 

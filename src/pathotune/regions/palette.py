@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import overload
 
@@ -33,7 +33,7 @@ class PaletteClass:
     color: Color
 
 
-class Palette(Sequence[PaletteClass]):
+class Palette:
     """The classes in the order of their number keys; never changed, each change gives a new one.
 
     Parameters

@@ -1,0 +1,252 @@
+"""What a tuning came to: scores on held-out regions, who is taken for whom, and the tiles it was most wrong on."""
+
+from __future__ import annotations
+
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from qtpy.QtCore import QSize, Qt, QTimer, Signal
+from qtpy.QtGui import QBrush, QColor, QIcon, QImage, QPixmap
+from qtpy.QtWidgets import (
+    QAbstractButton,
+    QAbstractItemView,
+    QHeaderView,
+    QLabel,
+    QListView,
+    QListWidget,
+    QListWidgetItem,
+    QTableWidget,
+    QTableWidgetItem,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_pathotune.widgets.parts import heading, named, text_label
+
+log = logging.getLogger("pathotune")
+TILE_PX = 84
+MOST_TILES = 24
+
+
+class ResultPanel(QWidget):
+    """Balanced accuracy, a clickable confusion matrix, scores per class, and pictures of the worst mistakes."""
+
+    place_chosen = Signal(str, object)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.result: dict[str, Any] = {}
+        self.headline = text_label()
+        self.confusion = QTableWidget()
+        named(self.confusion, "Who is taken for whom", "Rows: what was drawn. Columns: what the tuning says.")
+        self.scores = QTableWidget()
+        named(self.scores, "Scores per class", "On regions that were held out, with 95 % confidence intervals.")
+        self.wrong_title = QLabel()
+        self.wrong = QListWidget()
+        named(self.wrong, "Most wrong tiles", "The surest mistakes on held-out regions. Click one to go there.")
+        for table in (self.confusion, self.scores):
+            table.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
+            for corner in table.findChildren(QAbstractButton):
+                named(corner, "Select all", "Select all cells.")
+            table.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAsNeeded)
+        self.wrong.setViewMode(QListView.ViewMode.IconMode)
+        self.wrong.setIconSize(QSize(TILE_PX, TILE_PX))
+        self.wrong.setResizeMode(QListView.ResizeMode.Adjust)
+        self.wrong.setMovement(QListView.Movement.Static)
+        self.wrong.setSpacing(4)
+        self.wrong.setFixedHeight(2 * (TILE_PX + 34))
+        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="pathotune-tiles")
+        self._pictures: list[tuple[QListWidgetItem, Any]] = []
+        self._timer = QTimer(self)
+        self._timer.setInterval(60)
+        self._timer.timeout.connect(self._on_time)
+        self._cell: tuple[str, str] | None = None
+        self._lay_out()
+        self.confusion.cellClicked.connect(self._on_cell_clicked)
+        self.wrong.itemClicked.connect(self._on_tile_clicked)
+        self.wrong.itemActivated.connect(self._on_tile_clicked)
+
+    def _lay_out(self) -> None:
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(4)
+        layout.addWidget(self.headline)
+        layout.addWidget(heading("Who is taken for whom"))
+        layout.addWidget(self.confusion)
+        layout.addWidget(heading("Each class"))
+        layout.addWidget(self.scores)
+        layout.addWidget(self.wrong_title)
+        layout.addWidget(self.wrong)
+
+    def show_result(self, result: dict[str, Any], colors: dict[str, tuple[int, int, int]]) -> None:
+        """Show the JSON document a tuning ends with."""
+        self.result, self._cell = result, None
+        scores = result.get("val") or {}
+        names = [str(name) for name in result.get("classes", ())]
+        self.headline.setText(headline(result))
+        self._fill_confusion(scores.get("confusion") or [], names, colors)
+        self._fill_scores(scores.get("per_class") or {}, names, colors)
+        self._fill_wrong()
+
+    def close_reading(self) -> None:
+        """Stop reading pictures."""
+        self._timer.stop()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _fill_confusion(self, table: list[list[int]], names: list[str], colors: dict[str, Any]) -> None:
+        self.confusion.setRowCount(len(table))
+        self.confusion.setColumnCount(len(table))
+        self.confusion.setHorizontalHeaderLabels([_short(name) for name in names])
+        self.confusion.setVerticalHeaderLabels([_short(name, 14) for name in names])
+        for row, counts in enumerate(table):
+            total = sum(counts) or 1
+            for column, count in enumerate(counts):
+                item = QTableWidgetItem(str(count))
+                item.setTextAlignment(int(Qt.AlignmentFlag.AlignCenter))
+                is_right = row == column
+                shade = QColor(0, 158, 115) if is_right else QColor(213, 94, 0)
+                shade.setAlpha(int(170 * count / total))
+                item.setBackground(QBrush(shade))
+                said = "rightly" if is_right else f"as {names[column]}"
+                item.setToolTip(
+                    f"{count} of {total} tiles drawn as {names[row]} were taken {said} ({count / total:.0%})."
+                )
+                self.confusion.setItem(row, column, item)
+        self.confusion.horizontalHeader().setSectionResizeMode(QHeaderView.ResizeMode.Stretch)
+        _fit_height(self.confusion)
+
+    def _fill_scores(self, per_class: dict[str, Any], names: list[str], colors: dict[str, Any]) -> None:
+        heads = ("found", "right", "F1", "tiles")
+        tips = ("Recall: part of its tiles that were found", "Precision: part of what was called so that is so", "", "")
+        self.scores.setRowCount(len(names))
+        self.scores.setColumnCount(len(heads))
+        self.scores.setHorizontalHeaderLabels(heads)
+        self.scores.setVerticalHeaderLabels([_short(name, 14) for name in names])
+        counts = self.result.get("validation_tiles_per_class") or {}
+        for row, name in enumerate(names):
+            found = per_class.get(name) or {}
+            tiles = found.get("n", counts.get(name, ""))
+            for column, key in enumerate(("recall", "precision", "f1")):
+                text, tip = score_text(found, key)
+                item = QTableWidgetItem(text)
+                item.setTextAlignment(int(Qt.AlignmentFlag.AlignCenter))
+                item.setToolTip(f"{tips[column]} {tip}".strip())
+                self.scores.setItem(row, column, item)
+            item = QTableWidgetItem(str(tiles))
+            item.setTextAlignment(int(Qt.AlignmentFlag.AlignCenter))
+            self.scores.setItem(row, 3, item)
+        self.scores.horizontalHeader().setSectionResizeMode(QHeaderView.ResizeMode.Stretch)
+        _fit_height(self.scores)
+
+    def _fill_wrong(self) -> None:
+        wrong = [
+            one
+            for one in self.result.get("most_wrong") or ()
+            if self._cell is None or (one["true"], one["predicted"]) == self._cell
+        ][:MOST_TILES]
+        which = "" if self._cell is None else f": {self._cell[0]} taken for {self._cell[1]}"
+        self.wrong_title.setText(f"<b>Most wrong tiles{which}</b>" if wrong or which else "")
+        self.wrong_title.setVisible(bool(wrong or which))
+        self.wrong.setVisible(bool(wrong))
+        self.wrong.clear()
+        self._pictures.clear()
+        blank = QPixmap(TILE_PX, TILE_PX)
+        blank.fill(QColor(128, 128, 128, 60))
+        for one in wrong:
+            item = QListWidgetItem(QIcon(blank), f"{_short(one['true'], 7)} → {_short(one['predicted'], 7)}")
+            item.setToolTip(
+                f"Drawn as {one['true']}, taken for {one['predicted']} ({one['probability']:.0%} sure).\n"
+                "Click to go there."
+            )
+            item.setData(Qt.ItemDataRole.UserRole, one)
+            self.wrong.addItem(item)
+            if one.get("slide") and one.get("box_px0"):
+                future = self._pool.submit(read_tile, one["slide"], tuple(one["box_px0"]))
+                self._pictures.append((item, future))
+        if self._pictures:
+            self._timer.start()
+
+    def _on_time(self) -> None:
+        waiting = []
+        for item, future in self._pictures:
+            if not future.done():
+                waiting.append((item, future))
+                continue
+            picture = future.result()
+            if picture is not None:
+                height, width = picture.shape[:2]
+                image = QImage(picture.tobytes(), width, height, 3 * width, QImage.Format.Format_RGB888)
+                item.setIcon(QIcon(QPixmap.fromImage(image.copy())))
+        self._pictures = waiting
+        if not waiting:
+            self._timer.stop()
+
+    def _on_cell_clicked(self, row: int, column: int) -> None:
+        """Only the mistakes of one cell; the same cell again, or one on the diagonal, shows all."""
+        names = [str(name) for name in self.result.get("classes", ())]
+        cell = (names[row], names[column])
+        self._cell = None if row == column or cell == self._cell else cell
+        self._fill_wrong()
+
+    def _on_tile_clicked(self, item: QListWidgetItem) -> None:
+        one = item.data(Qt.ItemDataRole.UserRole)
+        if one and one.get("box_px0"):
+            self.place_chosen.emit(str(one.get("slide", "")), tuple(one["box_px0"]))
+
+
+def headline(result: dict[str, Any]) -> str:
+    """The result in two sentences, with its confidence interval where there is one."""
+    scores = result.get("val") or {}
+    accuracy = scores.get("balanced_accuracy")
+    if not isinstance(accuracy, int | float):
+        return "The tuning is saved; there are no scores on held-out regions."
+    interval = (scores.get("ci95") or {}).get("balanced_accuracy")
+    between = f" (95 % between {interval[0]:.2f} and {interval[1]:.2f})" if interval and None not in interval else ""
+    parts = [f"<b>Balanced accuracy {accuracy:.2f}</b>{between} on regions that were held out."]
+    ece = scores.get("ece")
+    if isinstance(ece, int | float):
+        parts.append(f"Its probabilities are off by {ece:.0%} on average.")
+    if result.get("out"):
+        parts.append(f"Saved as {Path(str(result['out'])).name}.")
+    return " ".join(parts)
+
+
+def score_text(found: dict[str, Any], key: str) -> tuple[str, str]:
+    """A score with two digits, and its confidence interval in words."""
+    value = found.get(key)
+    if not isinstance(value, int | float):
+        return "–", ""
+    interval = (found.get("ci95") or {}).get(key)
+    if not isinstance(interval, list | tuple) or None in interval:
+        return f"{value:.2f}", ""
+    return f"{value:.2f}", f"(95 % between {interval[0]:.2f} and {interval[1]:.2f})"
+
+
+def read_tile(slide_path: str, box_px0: tuple[float, ...]) -> Any | None:
+    """A tile's picture (h, w, 3) uint8 from its slide; None where it cannot be read."""
+    from pathotune.errors import PathotuneError
+    from pathotune.slides import open_slide
+
+    x, y, width, height = box_px0
+    try:
+        with open_slide(slide_path) as slide:
+            fitting = [level for level in range(len(slide.levels)) if width / slide.levels[level].downsample >= TILE_PX]
+            level = max(fitting, default=0)
+            down = slide.levels[level].downsample
+            parts = (int(x / down), int(y / down), max(1, round(width / down)), max(1, round(height / down)))
+            return slide.read(*parts, level=level)
+    except (PathotuneError, OSError, ValueError) as error:
+        log.warning("a tile of %s cannot be shown: %s", Path(slide_path).name, error)
+        return None
+
+
+def _short(name: str, letters: int = 9) -> str:
+    return name if len(name) <= letters else name[: letters - 1] + "…"
+
+
+def _fit_height(table: QTableWidget) -> None:
+    table.resizeRowsToContents()
+    rows = sum(table.rowHeight(row) for row in range(table.rowCount()))
+    table.setFixedHeight(min(rows + table.horizontalHeader().sizeHint().height() + 6, 300))

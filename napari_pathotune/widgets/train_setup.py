@@ -1,0 +1,168 @@
+"""What a pathologist need not know: backbone, method and training options, folded away with defaults that work."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from qtpy.QtCore import Qt, Signal
+from qtpy.QtWidgets import QVBoxLayout, QWidget
+
+from napari_pathotune import compat
+from napari_pathotune.forms import config_from, form_of
+from napari_pathotune.widgets.parts import LINK_COLOR, Card, Fold, combo, heading
+
+if TYPE_CHECKING:
+    from pathotune.backbones import BackboneCard
+    from pathotune.tiles import Reading
+    from pathotune.training.schedule import TrainingConfig
+
+# What the dock asks for where the person chose nothing: seconds count, as she goes round the loop many times.
+START = {"speed": "interactive"}
+
+
+class TrainSetup(QWidget):
+    """Backbone with its card, method with its options, training options."""
+
+    changed = Signal()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = combo("Backbone", "The frozen model the prompts are tuned in.")
+        self.backbone_card = Card("About this backbone")
+        self.method = combo("Method", "How the backbone is adapted.")
+        self.method_fold = Fold("Options of the method", "How many prompts, where they enter, which sentences.")
+        self.training_fold = Fold("Training", "Epochs, learning rate, how regions are held out, seed.")
+        self.method_form: Any = None
+        self._method_config: Any = None
+        self._training_config, self.training_form = self._training()
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(4)
+        for widget in (
+            heading("Backbone"),
+            self.backbone,
+            self.backbone_card,
+            heading("Method"),
+            self.method,
+            self.method_fold,
+            self.training_fold,
+        ):
+            layout.addWidget(widget)
+        self._fill()
+        self.backbone.currentIndexChanged.connect(self._on_backbone_changed)
+        self.method.currentIndexChanged.connect(self._on_method_changed)
+        self._on_backbone_changed()
+        self._on_method_changed()
+
+    def _training(self) -> tuple[Any, Any]:
+        from pathotune.training.schedule import TrainingConfig
+
+        wanted = compat.preferences()
+        config = TrainingConfig(device=wanted.device, precision=wanted.precision)  # type: ignore[arg-type]
+        form = form_of(config)
+        self.training_fold.put(form.native)
+        form.changed.connect(lambda *_: self.changed.emit())
+        return config, form
+
+    def _fill(self) -> None:
+        from pathotune.backbones import all_cards
+        from pathotune.methods import METHODS
+
+        for card in all_cards():
+            if card.kind == "tile":
+                self.backbone.addItem(card.title, card.name)
+        for entry in METHODS.entries():
+            self.method.addItem(entry.title, entry.name)
+            row = self.method.count() - 1
+            self.method.setItemData(row, str((entry.facts or {}).get("summary", "")), Qt.ItemDataRole.ToolTipRole)
+
+    @property
+    def card(self) -> BackboneCard | None:
+        """The card of the chosen backbone."""
+        from pathotune.backbones import backbone_card
+
+        name = self.backbone.currentData()
+        return backbone_card(name) if name else None
+
+    @property
+    def reading(self) -> Reading | None:
+        """How the chosen backbone reads tiles."""
+        card = self.card
+        return None if card is None else card.reading()
+
+    def config(self) -> dict[str, Any]:
+        """The method's options as plain values; raises UsageError for a field without a usable one."""
+        from pathotune.methods.options import as_plain
+
+        return as_plain(config_from(self.method_form, self._method_config))
+
+    def training(self) -> dict[str, Any]:
+        """The training options as plain values; raises UsageError for a field without a usable one."""
+        from pathotune.methods.options import as_plain
+
+        return as_plain(config_from(self.training_form, self._training_config))
+
+    def training_config(self) -> TrainingConfig:
+        """The training options; the defaults where a field holds no usable value."""
+        from pathotune.errors import UsageError
+
+        try:
+            config: TrainingConfig = config_from(self.training_form, self._training_config)
+        except UsageError:
+            config = self._training_config
+        return config
+
+    def method_config(self) -> Any:
+        """The method's options; the defaults where a field holds no usable value."""
+        from pathotune.errors import UsageError
+
+        try:
+            return config_from(self.method_form, self._method_config)
+        except UsageError:
+            return self._method_config
+
+    def summary(self) -> str:
+        """What is set, in one line."""
+        return f"{self.method.currentText()} on {self.backbone.currentText()}"
+
+    def _on_backbone_changed(self) -> None:
+        card = self.card
+        self.backbone_card.show_lines(backbone_lines(card) if card is not None else [])
+        self.changed.emit()
+
+    def _on_method_changed(self) -> None:
+        from pathotune.methods import load_config
+
+        name = self.method.currentData()
+        known = getattr(type(load_config(name)), "__dataclass_fields__", {})
+        self._method_config = load_config(name, {key: value for key, value in START.items() if key in known})
+        self.method_form = form_of(self._method_config)
+        self.method_fold.put(self.method_form.native)
+        self.method_fold.setVisible(len(self.method_form) > 0)
+        self.changed.emit()
+
+
+def backbone_lines(card: BackboneCard) -> list[str]:
+    """A backbone's card: size, licence, gate, and whether it is on this machine."""
+    known = card.facts()
+    size = f"{card.params_m:g} M parameters" if card.params_m else ""
+    reads = f"reads at {card.mpp:g} µm per pixel" if card.mpp else ""
+    lines = [", ".join(escape(part).replace(" ", "\u00a0") for part in (size, reads) if part)]
+    limits = [card.licence or "licence not stated"]
+    if card.non_commercial:
+        limits.append("no commercial use")
+    if card.no_derivatives:
+        limits.append("no derivatives")
+    lines.append(escape("Licence: " + ", ".join(limits)))
+    if not card.loadable:
+        lines.append(f"<b>Cannot be loaded yet:</b> {escape(card.reason)}")
+    elif known["available"]:
+        lines.append("On this machine: yes")
+    else:
+        gate = "asks for an agreement first" if card.gated else "downloaded on first use"
+        page = f' · <a href="{card.where_to_ask}" style="color: {LINK_COLOR}">its page</a>' if card.where_to_ask else ""
+        lines.append(f"On this machine: no ({gate}){page}")
+    if not card.takes_prompts:
+        lines.append("Takes no prompts: use the linear probe.")
+    return lines
