@@ -37,7 +37,10 @@ class Step(Event):
 
 @dataclass(frozen=True)
 class EpochEnd(Event):
-    """One finished epoch of a tuning; `metrics` are those of the validation regions."""
+    """One finished epoch of a tuning; `metrics` are those of the validation regions.
+
+    `rate` is training tiles per second, `seconds_left` of all epochs that may still come; None while unknown.
+    """
 
     epoch: int
     epochs: int
@@ -45,6 +48,8 @@ class EpochEnd(Event):
     metrics: dict[str, float] = field(default_factory=dict)
     best_epoch: int = 0
     learning_rate: float = 0.0
+    rate: float | None = None
+    seconds_left: float | None = None
 
 
 @dataclass(frozen=True)

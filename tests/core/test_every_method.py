@@ -141,6 +141,20 @@ def test_lower_and_upper_make_the_whole(tiny_backbone, method, kind):
 
 
 @every_case
+def test_what_says_it_needs_no_pixels_gets_none(tiny_backbone, method, kind):
+    backbone = tiny_backbone(kind)
+    for settings in [{}] if method != "pathotune" else [{"ivp": name} for name in ("vrm", "mean_patch", "off")]:
+        model = build(method, backbone, **settings).eval()
+        pixels = tiles(backbone)
+        train(model, pixels)
+        lower = model.lower(pixels)
+        if model.looks_at_pixels:
+            assert not torch.equal(model.upper(lower, pixels.flip(0)).features, model(pixels).features)
+        else:
+            assert torch.equal(model.upper(lower, pixels.new_empty(0)).features, model(pixels).features)
+
+
+@every_case
 def test_attention_maps_are_those_announced(tiny_backbone, method, kind):
     backbone = tiny_backbone(kind)
     model = build(method, backbone).eval()
@@ -268,6 +282,28 @@ def test_another_sentence_changes_the_output(tuned):
     whole = model(pixels).logits
     model.encoder.prompts["ttp"].vectors.copy_(torch.from_numpy(TEXT[::-1].copy() * 0.5))
     assert (model(pixels).logits - whole).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(("depth", "first"), [(12, 8), (3, 2), (7, 4), (1, 0), (24, 16)])
+def test_the_interactive_mode_prompts_the_last_third_of_the_blocks(depth, first):
+    assert load_config("pathotune", {"speed": "interactive"}).first_block(depth) == first
+    assert load_config("pathotune", {}).first_block(depth) == 0
+    assert load_config("pathotune", {"speed": "interactive", "first_layer": depth - 1}).first_block(depth) == depth - 1
+
+
+@pytest.mark.parametrize("kind", TOKEN_KINDS)
+def test_an_interactive_tuning_is_predicted_as_it_was_trained(tiny_backbone, tmp_path, kind):
+    backbone = tiny_backbone(kind)
+    model = build("pathotune", backbone, speed="interactive", vrm_width=16)
+    assert model.kept_blocks == 2 and model.encoder.prompts["tvp"].values.shape[0] == 1
+    pixels = tiles(backbone)
+    train(model, pixels)
+    path = as_tuning(model.eval(), backbone, "pathotune").save(tmp_path / "late")
+    loaded = build_model(Tuning.load(path), tiny_backbone(kind))
+    assert loaded.kept_blocks == 2
+    lower = model.lower(pixels)
+    assert torch.equal(lower, loaded.lower(pixels)) and not torch.equal(lower, backbone.embed(pixels))
+    assert torch.equal(loaded(pixels).logits, model(pixels).logits)
 
 
 def test_without_sentences_there_are_no_text_prompts(tiny_backbone):

@@ -31,6 +31,11 @@ class MethodConfig:
     trains_on_features: ClassVar[bool] = False
 
     @property
+    def is_interactive(self) -> bool:
+        """Whether seconds count more than the last point of accuracy: automatic epochs are then fewer."""
+        return False
+
+    @property
     def text_encoder_wanted(self) -> str:
         """The text encoder's name, "auto", or "" where the method uses no text."""
         return ""
@@ -53,6 +58,18 @@ class Method(Protocol):
     @property
     def attention_sources(self) -> tuple[str, ...]:
         """The attention maps `forward` can give for this backbone."""
+
+    @property
+    def kept_blocks(self) -> int:
+        """Blocks of the backbone that `lower` runs; 0 where it is not worth keeping."""
+
+    @property
+    def looks_at_tokens(self) -> bool:
+        """Whether `upper` goes on with tokens through further blocks; False where it takes the finished features."""
+
+    @property
+    def looks_at_pixels(self) -> bool:
+        """Whether `upper` reads the pixels; where not, it may be given an empty tensor for them."""
 
     def lower(self, pixels: Tensor) -> Tensor:
         """What nothing trained has a part in; may be kept for a tile from one epoch to the next."""

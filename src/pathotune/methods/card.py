@@ -144,6 +144,10 @@ def _how(tuning: Tuning) -> str:
         f"- Temperature of the calibration: {tuning.calibration.get('temperature', 1.0):.3f}",
         f"- Versions: {versions or 'not stated'}",
     ]
+    if tuning.config.get("speed") == "interactive":
+        lines.append("- Interactive mode: prompts in the last third of the backbone's blocks only")
+    if tuning.training.get("went_on_from"):
+        lines.append(f"- It went on from the tuning with SHA-256 `{tuning.training['went_on_from']}`")
     return "\n".join(lines)
 
 

@@ -43,7 +43,8 @@ class Tuning:
     training : slides (pseudonyms), regions, tiles_per_class, split, seed, epochs, metrics.
     calibration : ``{"temperature": float, …}``.
     feature_statistics : facts on the training tiles' features; the numbers are in the tensors "statistics.…".
-    tensors : everything numeric, float32 by name: "trained.…", "text.vectors", "statistics.…".
+    tensors : everything numeric by name, float32, or float16 where it was given so: "trained.…", "text.vectors",
+        "statistics.…".
     path : the file it was loaded from or saved to.
     """
 
@@ -203,10 +204,14 @@ class Tuning:
     def _bytes(self) -> bytes:
         from safetensors.numpy import save as save_tensors
 
-        arrays = {key: np.ascontiguousarray(value, dtype=np.float32) for key, value in self.tensors.items()}
+        arrays = {key: np.ascontiguousarray(value, dtype=_stored(value)) for key, value in self.tensors.items()}
         text = json.dumps(self.metadata(), ensure_ascii=False, sort_keys=True)
         content: bytes = save_tensors(arrays, metadata={METADATA_KEY: text})
         return content
+
+
+def _stored(value: np.ndarray) -> type[np.floating[Any]]:
+    return np.float16 if value.dtype == np.float16 else np.float32
 
 
 def tuning_name(path: str | Path) -> str:

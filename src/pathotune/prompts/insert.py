@@ -30,9 +30,11 @@ class TokenSource(nn.Module, ABC):
     Attributes
     ----------
     count : tokens in the group.
+    looks_at_pixels : whether it is made from the tile's pixels, not from its patch tokens or from nothing of the tile.
     """
 
     count: int
+    looks_at_pixels: bool = False
 
     @abstractmethod
     def prepare(self, view: TileView) -> Tensor:
@@ -99,6 +101,11 @@ class PromptedEncoder(nn.Module):
         """The attention maps that `forward` can give."""
         return ("cls", *self.prompts)
 
+    @property
+    def looks_at_pixels(self) -> bool:
+        """Whether `upper` needs the pixels."""
+        return any(source.looks_at_pixels for _, source in self._sources())
+
     def lower(self, pixels: Tensor) -> Tensor:
         """The tokens below the first prompted block, (b, prefix + P, C); nothing trained has a part in them."""
         with torch.no_grad():
@@ -113,7 +120,7 @@ class PromptedEncoder(nn.Module):
         Parameters
         ----------
         tokens : (b, prefix + P, C) from `lower`.
-        pixels : (b, 3, h, w) normalised; instance prompts look at them.
+        pixels : (b, 3, h, w) normalised; anything where nothing `looks_at_pixels`.
         attention : also read out the last block's attention to the patches.
         """
         prefix, extra = self.backbone.prefix_tokens, self.layout.total

@@ -29,6 +29,7 @@ class InstancePrompts(TokenSource):
     def __init__(self, maker: nn.Module, count: int, width: int, deep: bool = False) -> None:
         super().__init__()
         self.count, self.deep = count, deep
+        self.looks_at_pixels = isinstance(maker, VisualRefineModule)
         self.maker = maker
         self.norm = nn.LayerNorm(width)
         self.gate = nn.Parameter(torch.zeros(width))  # (C,)

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,8 @@ from pathotune.errors import NoTiles
 from pathotune.events import Event, Note, Step
 from pathotune.settings import settings
 from pathotune.training.draws import balanced_part
+from pathotune.training.kept import TILES, place_keys
+from pathotune.training.resplit import settled
 
 if TYPE_CHECKING:
     from pathotune.datasets.tiles import TileTable
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from pathotune.tasks import Task
     from pathotune.tiles.tileset import Reading
     from pathotune.training.schedule import TrainingConfig
+    from pathotune.training.session import Session, Sides
 
 # Decoded tiles beyond this go to a file that is mapped into memory instead.
 IN_MEMORY_BYTES = 1_500_000_000
@@ -57,6 +60,7 @@ class Examples:
     Attributes
     ----------
     images : (n, image_px, image_px, 3) uint8, in memory or mapped from a file.
+    keys : (n,) what each picture is known by; the same tile has the same key in the next training.
     labels : (n,) class of each.
     groups : (n,) which tiles are no independent witnesses: those of one region (in tables, of one slide).
     train, validation : indexes; empty in an evaluation.
@@ -66,6 +70,10 @@ class Examples:
     slide_mpp : pixel size of each slide as it was used.
     regions_per_class : how many regions gave tiles.
     split_by : "region", "slide", "patient", or "table" where the table has a split of its own.
+    origins : paths of the slides, or of each tile's own picture where they come from a table.
+    slide : (n,) index into `origins`.
+    slides_px0 : fingerprints of the slides; empty for a table.
+    boxes_px0 : (n, 4) x, y, width, height in level-0 pixels; empty for pictures.
     """
 
     images: NDArray[np.uint8]
@@ -78,6 +86,11 @@ class Examples:
     slide_mpp: tuple[float, ...] = ()
     regions_per_class: dict[str, int] = field(default_factory=dict)
     split_by: str = "region"
+    keys: Sequence[bytes] = ()
+    origins: tuple[str, ...] = ()
+    slide: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    slides_px0: tuple[str, ...] = ()
+    boxes_px0: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 4)))
     train: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     validation: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     file: Path | None = None
@@ -87,6 +100,13 @@ class Examples:
         labels = self.labels if tiles is None else self.labels[tiles]
         counts = np.bincount(labels, minlength=len(self.class_names))
         return {name: int(count) for name, count in zip(self.class_names, counts, strict=True)}
+
+    def place(self, tile: int) -> dict[str, Any]:
+        """Where a tile lies: ``{"slide", "box_px0"}``, ``{"picture"}``, or nothing where that is not known."""
+        if not len(self.slide):
+            return {}
+        path = self.origins[int(self.slide[tile])]
+        return {"slide": path, "box_px0": self.boxes_px0[tile].tolist()} if len(self.boxes_px0) else {"picture": path}
 
     def close(self) -> None:
         """Give back the file behind the images."""
@@ -106,8 +126,15 @@ def gather(
     task: Task | str | None = None,
     class_names: Sequence[str] | None = None,
     map_classes: Mapping[str, str] | None = None,
+    sessions: Sequence[Session] = (),
+    before: Sides | None = None,
 ) -> Gathering:
     """Lay, split and decode the tiles of a training (a generator of events that returns `Examples`).
+
+    Parameters
+    ----------
+    sessions : where tiles may lie decoded.
+    before : the split that a saved tuning was made with, where the training goes on from it.
 
     Raises
     ------
@@ -128,11 +155,16 @@ def gather(
 
         split = split_tiles(tiles, by=training.split_by, fraction=training.val_fraction, seed=training.seed)
         yield from map(_warn, split.notes)
-        used = np.sort(np.concatenate([split.train, split.validation]))
+        train, validation = split.train, split.validation
+        if before is not None:
+            fingerprints = [slide.fingerprint for slide in laid.slides]
+            train, validation, notes = settled(tiles, fingerprints, train, validation, before)
+            yield from map(_warn, notes)
+        used = np.sort(np.concatenate([train, validation]))
         place = np.full(len(tiles), -1)
         place[used] = np.arange(len(used))
-        examples = yield from laid.read(tiles.take(used), training.split_by)
-    examples.train, examples.validation = place[split.train], place[split.validation]
+        examples = yield from laid.read(tiles.take(used), training.split_by, sessions)
+    examples.train, examples.validation = place[train], place[validation]
     return examples
 
 
@@ -203,22 +235,19 @@ class Laid:
         for slide in self.slides:
             slide.close()
 
-    def read(self, tiles: LabelledTiles, split_by: str) -> Gathering:
-        """Decode these tiles."""
-        from pathotune.tiles.reader import TileReader
+    def read(self, tiles: LabelledTiles, split_by: str, sessions: Sequence[Session] = ()) -> Gathering:
+        """Decode these tiles; those that an earlier training decoded are taken from there."""
         from pathotune.training.record import pseudonym
 
         images, file = image_store(len(tiles), self.reading.image_px)
-        done = 0
+        known = self._keys(tiles)
         with discarded_on_error(file):
-            for index, slide in enumerate(self.slides):
-                mine = np.flatnonzero(tiles.slide == index)
-                reader = TileReader(slide, self.reading)
-                for start in range(0, len(mine), READ_AT_ONCE):
-                    part = mine[start : start + READ_AT_ONCE]
-                    images[part] = reader.read_at(tiles.x_px0[part], tiles.y_px0[part])
-                    done += len(part)
-                    yield Step("reading tiles", done, len(tiles))
+            missing = TILES.fill(known, images, np.arange(len(tiles)))
+            for session in sessions:
+                if len(missing):
+                    missing = session.fill(known, images, missing)
+            yield from self._decode(tiles, images, missing)
+            TILES.keep(known, images, np.arange(len(tiles)))
         keys = np.stack([tiles.slide, tiles.region], axis=1)
         unique, groups = np.unique(keys, axis=0, return_inverse=True)
         of_group = np.zeros(len(unique), dtype=np.int64)
@@ -235,8 +264,40 @@ class Laid:
             tuple(round(slide.require_mpp().mean, 6) for slide in self.slides),
             {name: int(count) for name, count in zip(self.class_names, counts, strict=True)},
             split_by,
+            known,
+            tuple(str(slide.path) for slide in self.slides),
+            tiles.slide,
+            tuple(slide.fingerprint for slide in self.slides),
+            np.stack([tiles.x_px0, tiles.y_px0, tiles.width_px0, tiles.height_px0], axis=1),
             file=file,
         )
+
+    def _keys(self, tiles: LabelledTiles) -> list[bytes]:
+        keys = [b""] * len(tiles)
+        for index, slide in enumerate(self.slides):
+            mine = np.flatnonzero(tiles.slide == index)
+            found = place_keys(slide, self.reading, tiles.x_px0[mine], tiles.y_px0[mine])
+            for row, key in zip(mine.tolist(), found, strict=True):
+                keys[row] = key
+        return keys
+
+    def _decode(self, tiles: LabelledTiles, images: NDArray[np.uint8], missing: NDArray[np.int64]) -> Iterator[Event]:
+        """Read the missing rows of `images` from the slides."""
+        from pathotune.tiles.reader import TileReader
+
+        done = len(tiles) - len(missing)
+        for index, slide in enumerate(self.slides):
+            mine = missing[tiles.slide[missing] == index]
+            with (
+                TileReader(slide, self.reading) as reader,
+                reader.batches(tiles, READ_AT_ONCE, order=mine) as parts,
+            ):
+                for part, pixels in parts:
+                    images[part] = pixels
+                    done += len(part)
+                    yield Step("reading tiles", done, len(tiles))
+        if not len(missing):
+            yield Step("reading tiles", done, len(tiles))
 
     def _open(self, source: TuneSource, map_classes: Mapping[str, str] | None) -> None:
         from pathotune.regions import Regions, read_regions

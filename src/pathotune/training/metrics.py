@@ -66,6 +66,33 @@ def ece(labels: ArrayLike, probabilities: ArrayLike, bins: int = BINS) -> float 
     return float(np.abs(gap).sum() / len(confidence))
 
 
+def calibration_curve(labels: ArrayLike, probabilities: ArrayLike, bins: int = 10) -> list[dict[str, Any]]:
+    """What was said and what came true: for each range of confidence its tiles, their mean confidence and accuracy.
+
+    Ranges without a sample are left out.
+
+    Returns
+    -------
+    one ``{"from", "to", "n", "confidence", "accuracy"}`` per range, from low to high.
+    """
+    probabilities = np.asarray(probabilities, dtype=np.float64)
+    if not len(probabilities):
+        return []
+    confidence = probabilities.max(axis=1)
+    right = probabilities.argmax(axis=1) == np.asarray(labels)
+    number = np.minimum((confidence * bins).astype(np.int64), bins - 1)
+    return [
+        {
+            "from": index / bins,
+            "to": (index + 1) / bins,
+            "n": int((number == index).sum()),
+            "confidence": float(confidence[number == index].mean()),
+            "accuracy": float(right[number == index].mean()),
+        }
+        for index in np.unique(number).tolist()
+    ]
+
+
 def per_class(labels: ArrayLike, probabilities: ArrayLike, class_names: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Number of samples, precision, recall, F1 and one-versus-rest AUC of each class."""
     probabilities = np.asarray(probabilities, dtype=np.float64)
@@ -173,8 +200,9 @@ def classification_report(
 
     Returns
     -------
-    n, accuracy, balanced_accuracy, auc, f1, per_class, confusion, ece, ci95 (of accuracy, balanced_accuracy, auc and
-    f1); None where a score cannot be computed.
+    n, accuracy, balanced_accuracy, auc, f1, per_class (each with its own ci95 of precision, recall and f1), confusion,
+    ece, calibration (the curve), ci95 (of accuracy, balanced_accuracy, auc and f1); None where a score cannot be
+    computed.
 
     Raises
     ------
@@ -191,13 +219,18 @@ def classification_report(
         raise NotFinite("The model gave probabilities that are not finite, so they cannot be scored.")
     scorer = _Scorer(probabilities, labels)
     scores = scorer.scores(np.ones(len(labels)))
-    drawn = [scorer.scores(weights) for weights in _draws(len(labels), groups, draws, seed)]
+    weighted = _draws(len(labels), groups, draws, seed)
+    drawn = [scorer.scores(weights) for weights in weighted]
+    single = per_class(labels, probabilities, class_names)
+    for name, intervals in zip(class_names, scorer.class_intervals(weighted), strict=True):
+        single[name]["ci95"] = intervals
     return {
         "n": len(labels),
         **{name: scores[name] for name in ("accuracy", "balanced_accuracy", "auc", "f1")},
-        "per_class": per_class(labels, probabilities, class_names),
+        "per_class": single,
         "confusion": confusion(labels, probabilities.argmax(axis=1), len(class_names)).tolist(),
         "ece": ece(labels, probabilities),
+        "calibration": calibration_curve(labels, probabilities),
         "ci95": {name: _as_list(_interval([row[name] for row in drawn if row[name] is not None])) for name in scores},
     }
 
@@ -229,8 +262,29 @@ class _Scorer:
         self.cell = labels * self.classes + probabilities.argmax(axis=1)
         self.curves = [_Curve(probabilities[:, column], labels == column) for column in range(self.classes)]
 
+    def _counted(self, weights: Floats) -> Floats:
+        counted = np.bincount(self.cell, weights, minlength=self.classes**2).astype(np.float64)
+        return counted.reshape(self.classes, self.classes)
+
+    def class_intervals(self, draws: Sequence[Floats]) -> list[dict[str, list[float] | None]]:
+        """For each class the 95 % intervals of precision, recall and F1."""
+        if not draws:
+            return [{"precision": None, "recall": None, "f1": None} for _ in range(self.classes)]
+        tables = np.stack([self._counted(weights) for weights in draws])  # (draws, k, k)
+        hit = np.diagonal(tables, axis1=1, axis2=2)
+        said, true = tables.sum(axis=1), tables.sum(axis=2)
+        scores = {"precision": (hit, said), "recall": (hit, true), "f1": (2 * hit, said + true)}
+        return [
+            {
+                name: _as_list(_interval((part[known, one] / whole[known, one]).tolist()))
+                for name, (part, whole) in scores.items()
+                for known in [whole[:, one] > 0]
+            }
+            for one in range(self.classes)
+        ]
+
     def scores(self, weights: Floats) -> dict[str, float | None]:
-        counted = np.bincount(self.cell, weights, minlength=self.classes**2).reshape(self.classes, self.classes)
+        counted = self._counted(weights)
         return {
             "accuracy": _ratio(np.trace(counted), counted.sum()),
             "balanced_accuracy": _balanced(counted),

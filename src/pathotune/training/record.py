@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,9 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pathotune.errors import OutputRefused
 from pathotune.methods.checkpoint import STATISTICS, TEXT_VECTORS, TRAINED, Tuning
 from pathotune.methods.options import as_plain
-from pathotune.training.metrics import classification_report, temperature_fit
+from pathotune.training.distance import QUANTILES, FeatureSpace
+from pathotune.training.metrics import DRAWS, classification_report, temperature_fit
+from pathotune.training.session import Session, best_path, session_path
 from pathotune.training.validation import softmax
 
 if TYPE_CHECKING:
@@ -22,6 +26,9 @@ if TYPE_CHECKING:
     from pathotune.training.schedule import TrainingConfig
 
 
+MOST_WRONG = 50
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What a training came to, at its best epoch.
@@ -30,9 +37,12 @@ class Outcome:
     ----------
     state : trained tensors by name.
     parameters : how many numbers were trained.
-    logits, validation_features : (n_validation, K) and (n_validation, D), uncalibrated.
-    features, feature_labels : (m, D), (m,) of training tiles as they are.
+    judged_tiles : the validation tiles that were judged: all of them, except where it has to be quick.
+    logits, validation_features : (n, K) and (n, D) of these, uncalibrated.
+    features, feature_tiles : (m, D) of training tiles as they are, and which tiles those are.
     history : one dict per epoch.
+    went_on_from : SHA-256 of the tuning it started from; empty where it started from nothing.
+    computed_tiles : looks of tiles that went through the frozen part of the backbone; the others were kept from before.
     """
 
     method: str
@@ -45,25 +55,84 @@ class Outcome:
     sentences: tuple[str, ...]
     state: dict[str, np.ndarray]
     parameters: int
+    judged_tiles: np.ndarray
     logits: np.ndarray
     validation_features: np.ndarray
     features: np.ndarray
-    feature_labels: np.ndarray
+    feature_tiles: np.ndarray
     history: list[dict[str, float]]
     best_epoch: int
     device: str
     precision: str
+    computed_tiles: int = 0
+    went_on_from: str = ""
 
 
 def keep(outcome: Outcome, out: str | Path, seconds: float) -> dict[str, Any]:
-    """Save the tuning and its card, and return the contract's JSON document."""
+    """Save the tuning, its card and its session folder, and return the contract's JSON document."""
     examples = outcome.examples
-    labels = examples.labels[examples.validation]
-    temperature = float(temperature_fit(outcome.logits, labels))
-    groups = examples.groups[examples.validation].tolist()
-    report = classification_report(softmax(outcome.logits, temperature), labels, examples.class_names, groups=groups)
-    tuning = _tuning(outcome, temperature, report, seconds)
+    tuning, report, probabilities = _judged(outcome, seconds, DRAWS)
     path = tuning.save(out)
+    result = _result(outcome, report, tuning.calibration["temperature"], seconds, path)
+    result["most_wrong"] = most_wrong(examples, outcome.judged_tiles, probabilities)
+    session = Session(session_path(path))
+    written = session.write(examples, result, outcome.training.session_mb * 2**20)
+    result["session"] = str(session.folder) if written else None
+    return result
+
+
+def keep_best(outcome: Outcome, out: str | Path, seconds: float) -> None:
+    """Save the best epoch so far where a killed program cannot take it away; a disk that will not costs only that."""
+    tuning, _, _ = _judged(outcome, seconds, draws=0)
+    with contextlib.suppress(OutputRefused):
+        tuning.save(best_path(out))
+
+
+def _judged(outcome: Outcome, seconds: float, draws: int) -> tuple[Tuning, dict[str, Any], np.ndarray]:
+    """The tuning, its scores on the validation tiles, and their calibrated probabilities (n, K)."""
+    examples, tiles = outcome.examples, outcome.judged_tiles
+    labels = examples.labels[tiles]
+    temperature = float(temperature_fit(outcome.logits, labels))
+    probabilities = softmax(outcome.logits, temperature)
+    groups = examples.groups[tiles].tolist()
+    report = classification_report(probabilities, labels, examples.class_names, groups=groups, draws=draws)
+    return _tuning(outcome, temperature, report, seconds), report, probabilities
+
+
+def most_wrong(
+    examples: Examples, tiles: np.ndarray, probabilities: np.ndarray, most: int = MOST_WRONG
+) -> list[dict[str, Any]]:
+    """The tiles that were taken for another class, the surest mistakes first.
+
+    Parameters
+    ----------
+    tiles, probabilities : (n,), (n, K) the tiles that were judged.
+
+    Returns
+    -------
+    ``{"true", "predicted", "probability" (of the predicted class), "probability_true", "tile" (its number in the
+    session folder's tiles), "slide" and "box_px0", or "picture"}`` each. No pictures: they are in the session folder or
+    on the slide.
+    """
+    labels, predicted = examples.labels[tiles], probabilities.argmax(axis=1)
+    of_true = probabilities[np.arange(len(labels)), labels]
+    wrong = np.flatnonzero(predicted != labels)
+    order = wrong[np.argsort(of_true[wrong] - probabilities[wrong, predicted[wrong]], kind="stable")][:most]
+    return [
+        {
+            "true": examples.class_names[int(labels[row])],
+            "predicted": examples.class_names[int(predicted[row])],
+            "probability": float(probabilities[row, predicted[row]]),
+            "probability_true": float(of_true[row]),
+            "tile": int(tiles[row]),
+            **examples.place(int(tiles[row])),
+        }
+        for row in order.tolist()
+    ]
+
+
+def _result(outcome: Outcome, report: dict[str, Any], temperature: float, seconds: float, path: Path) -> dict[str, Any]:
+    examples = outcome.examples
     return {
         "classes": list(examples.class_names),
         "tiles_per_class": examples.tiles_per_class(),
@@ -77,6 +146,7 @@ def keep(outcome: Outcome, out: str | Path, seconds: float) -> dict[str, Any]:
         "backbone": outcome.card.name,
         "device": outcome.device,
         "precision": outcome.precision,
+        "computed_tiles": outcome.computed_tiles,
         "seconds": round(seconds, 2),
         "out": str(path),
     }
@@ -110,6 +180,7 @@ def _tuning(outcome: Outcome, temperature: float, report: dict[str, Any], second
             "validation_tiles_per_class": examples.tiles_per_class(examples.validation),
             "split": {"by": examples.split_by, "fraction": round(len(labels_of(examples)) / len(examples.labels), 4)},
             "seed": outcome.training.seed,
+            "went_on_from": outcome.went_on_from or None,
             "epochs": len(outcome.history),
             "best_epoch": outcome.best_epoch,
             "metrics": report,
@@ -154,18 +225,32 @@ def feature_statistics(outcome: Outcome) -> tuple[dict[str, np.ndarray], dict[st
 
     Returns
     -------
-    tensors: "mean" (K, D) per class and "spread" (D,) within classes; facts: how far the validation tiles are from
-    their nearest class, as quantiles of the root mean square of (feature - mean) / spread.
+    tensors: those of `distance.FeatureSpace`; facts: how far the validation tiles are from their nearest class, as
+    quantiles of the root mean square of (feature - mean) / spread ("distance_quantiles") and of the feature space's own
+    distance ("space_quantiles"), its unit ("usual"), and where the prototypes lie.
     """
-    classes = range(len(outcome.examples.class_names))
-    features, labels = outcome.features.astype(np.float64), outcome.feature_labels
-    mean = np.stack([features[labels == label].mean(axis=0) for label in classes])  # (K, D)
-    spread = np.sqrt(((features - mean[labels]) ** 2).mean(axis=0))  # (D,)
-    spread = np.where(spread > 1e-6, spread, 1.0)
-    distances = nearest_class_distance(outcome.validation_features, mean, spread)
-    quantiles = {str(q): float(np.quantile(distances, q)) for q in (0.5, 0.9, 0.95, 0.99)}
-    tensors = {"mean": mean.astype(np.float32), "spread": spread.astype(np.float32)}
-    return tensors, {"tiles": len(labels), "distance_quantiles": quantiles}
+    examples, labels = outcome.examples, outcome.examples.labels[outcome.feature_tiles]
+    places = _pseudonymous_places(examples, outcome.feature_tiles)
+    space = FeatureSpace.fit(outcome.features, labels, outcome.validation_features, outcome.training.seed, places)
+    found = {
+        "distance_quantiles": nearest_class_distance(outcome.validation_features, space.mean, space.spread),
+        "space_quantiles": space.distance(outcome.validation_features),
+    }
+    facts: dict[str, Any] = {
+        name: {str(q): float(np.quantile(values, q)) for q in QUANTILES} for name, values in found.items()
+    }
+    facts |= {"tiles": len(labels), "usual": space.usual, "prototypes": list(space.places)}
+    return space.tensors(), facts
+
+
+def _pseudonymous_places(examples: Examples, tiles: np.ndarray) -> list[dict[str, Any] | None]:
+    """Where tiles lie, in words that may be passed on: nothing for those of a table."""
+    if not examples.slides_px0:
+        return []
+    return [
+        {"slide": examples.slides[int(examples.slide[tile])], "box_px0": np.round(examples.boxes_px0[tile], 1).tolist()}
+        for tile in tiles.tolist()
+    ]
 
 
 def nearest_class_distance(features: np.ndarray, mean: np.ndarray, spread: np.ndarray) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 
@@ -15,7 +15,10 @@ class TrainingConfig:
     mirrored), with many an epoch is still short enough that early stopping is asked often.
     """
 
-    epochs: Annotated[int, {"min": 1, "max": 1000, "tooltip": "At most so many epochs."}] = 20
+    epochs: Annotated[
+        int,
+        {"min": 0, "max": 1000, "tooltip": "At most so many epochs. 0: 20, 6 in the interactive mode; going on, half."},
+    ] = 0
     batch_size: Annotated[int, {"min": 1, "max": 1024, "tooltip": "Tiles per step."}] = 32
     lr: Annotated[
         float,
@@ -26,8 +29,13 @@ class TrainingConfig:
         int, {"min": 0, "max": 100, "tooltip": "Epochs in which the learning rate rises to its full value."}
     ] = 2
     patience: Annotated[
-        int, {"min": 1, "max": 1000, "tooltip": "Stop after so many epochs without a better validation score."}
-    ] = 8
+        int,
+        {
+            "min": 0,
+            "max": 1000,
+            "tooltip": "Stop after so many epochs without a better validation score. 0: 8, 3 in the interactive mode.",
+        },
+    ] = 0
     tiles_per_epoch: Annotated[
         int,
         {"min": 0, "max": 1_000_000, "tooltip": "Draws per epoch. 0: as many as there are tiles, but 128 to 2048."},
@@ -44,16 +52,60 @@ class TrainingConfig:
         float,
         {"min": 0.0, "max": 0.5, "step": 0.01, "tooltip": "How much the stain varies: 0.05 is 5 % of its density."},
     ] = 0.05
+    looks: Annotated[
+        int,
+        {
+            "min": 1,
+            "max": 64,
+            "tooltip": "In the interactive mode each training tile is seen in so many turned and restained looks, each "
+            "computed once. More vary more and take longer.",
+        },
+    ] = 4
+    sweep: Annotated[
+        Literal["off", "short"],
+        {"tooltip": "short: try the learning rate, a third and three times of it first, each for two epochs."},
+    ] = "off"
     max_tiles_per_class: Annotated[
         int,
         {"min": 1, "max": 1_000_000, "tooltip": "Of more tiles a random part is used, the same for the same seed."},
     ] = 20_000
+    cache_mb: Annotated[
+        int,
+        {
+            "min": 0,
+            "max": 1_000_000,
+            "step": 128,
+            "tooltip": "Memory for what the frozen part of the backbone gave for tiles; beyond it a file is used.",
+        },
+    ] = 1024
+    session_mb: Annotated[
+        int,
+        {
+            "min": 0,
+            "max": 1_000_000,
+            "step": 128,
+            "tooltip": "Decoded tiles up to this size are kept in the folder NAME.session, to tune again sooner.",
+        },
+    ] = 256
     seed: Annotated[int, {"min": 0, "max": 2**31 - 1, "tooltip": "The same seed gives the same tuning."}] = 0
     device: Annotated[str, {"tooltip": "auto, cpu, cuda, cuda:1, mps."}] = "auto"
     precision: Annotated[
         Literal["auto", "float32", "bfloat16"],
         {"tooltip": "auto: bfloat16 where it is faster here and agrees with float32 on a few tiles."},
     ] = "auto"
+
+    def settled(self, is_interactive: bool = False, goes_on: bool = False) -> TrainingConfig:
+        """The same with every automatic number filled in.
+
+        Parameters
+        ----------
+        is_interactive : whether seconds count more than the last point of accuracy.
+        goes_on : whether it starts from a saved tuning.
+        """
+        epochs, patience = (6, 3) if is_interactive else (20, 8)
+        if goes_on:
+            epochs, patience = epochs // 2, max(2, patience // 2)
+        return replace(self, epochs=self.epochs or epochs, patience=self.patience or patience)
 
     def draws_per_epoch(self, tiles: int) -> int:
         """Tiles drawn in one epoch."""

@@ -21,6 +21,7 @@ from pathotune.training.examples import (
     discarded_on_error,
     image_store,
 )
+from pathotune.training.kept import content_keys
 
 if TYPE_CHECKING:
     from pathotune.datasets.tiles import TileTable
@@ -86,6 +87,8 @@ def read_table(table: TileTable, reading: Reading, names: Sequence[str], card: T
     slides = len(np.unique([slide for slide in table.slide if slide])) or (
         len(set(map(str, table.path))) if table.is_on_slides else 0
     )
+    paths, origin = np.unique([str(path) for path in table.path], return_inverse=True)
+    boxes = np.stack([table.x_px0, table.y_px0, table.width_px0, table.width_px0], axis=1)
     return Examples(
         images,
         table.labels(names),
@@ -98,6 +101,11 @@ def read_table(table: TileTable, reading: Reading, names: Sequence[str], card: T
         tuple(sorted({round(float(mpp), 6) for mpp in table.mpp if not math.isnan(mpp)})),
         {},
         split_by,
+        content_keys(images),
+        tuple(str(path) for path in paths),
+        origin.reshape(-1).astype(np.int64),
+        (),
+        boxes.astype(np.float64) if table.is_on_slides else np.zeros((0, 4)),
         file=file,
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,10 @@ import shapely
 from PIL import Image
 
 from pathotune.regions import Region, Regions
+from pathotune.training import examples
 from pathotune.training.examples import TuneSource
+from pathotune.training.kept import KeptTiles
+from pathotune.training.prefix import forget_prefixes
 
 SIDE = 64
 
@@ -42,3 +46,12 @@ def source(tmp_path: Path) -> TuneSource:
     """The slide and its regions, at half a micrometre per pixel."""
     path, regions = checked_slide(tmp_path)
     return TuneSource(path, regions=regions, slide_mpp=0.5, patient="Doe, Jane")
+
+
+@pytest.fixture(autouse=True)
+def nothing_kept(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No test finds tiles or values that another one left in the process."""
+    monkeypatch.setattr(examples, "TILES", KeptTiles(10**8))
+    forget_prefixes()
+    yield
+    forget_prefixes()

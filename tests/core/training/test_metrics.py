@@ -15,6 +15,7 @@ from pathotune.training.metrics import (
     auc_ovr_macro,
     balanced_accuracy,
     bootstrap_ci,
+    calibration_curve,
     classification_report,
     confusion,
     ece,
@@ -98,7 +99,9 @@ def test_a_class_that_is_missing_is_none_and_never_nan() -> None:
     probabilities, labels = sample()
     probabilities, labels = probabilities[labels < 2], labels[labels < 2]
     report = classification_report(probabilities, labels, NAMES, draws=20)
-    assert report["per_class"]["c"] == {"n": 0, "precision": 0.0, "recall": None, "f1": 0.0, "auc": None}
+    absent = report["per_class"]["c"]
+    assert absent.pop("ci95")["recall"] is None
+    assert absent == {"n": 0, "precision": 0.0, "recall": None, "f1": 0.0, "auc": None}
     json.dumps(report, allow_nan=False)
     for name in ("accuracy", "balanced_accuracy", "auc", "f1", "ece"):
         assert 0 <= report[name] <= 1
@@ -112,7 +115,18 @@ def test_a_class_that_is_missing_is_none_and_never_nan() -> None:
 def test_the_report_has_the_contracts_keys() -> None:
     probabilities, labels = sample()
     report = classification_report(probabilities, labels, NAMES, draws=50)
-    assert list(report) == ["n", "accuracy", "balanced_accuracy", "auc", "f1", "per_class", "confusion", "ece", "ci95"]
+    assert list(report) == [
+        "n",
+        "accuracy",
+        "balanced_accuracy",
+        "auc",
+        "f1",
+        "per_class",
+        "confusion",
+        "ece",
+        "calibration",
+        "ci95",
+    ]
     assert list(report["per_class"]) == NAMES and np.sum(report["confusion"]) == report["n"] == 400
     for name, interval in report["ci95"].items():
         assert interval[0] <= report[name] <= interval[1]
@@ -149,3 +163,32 @@ def test_numbers_that_are_none() -> None:
         classification_report([[1.0, 0, 0]], [0, 1], NAMES)
     with pytest.raises(UsageError, match="0 to 2"):
         classification_report([[1.0, 0, 0]], [3], NAMES)
+
+
+def test_the_calibration_curve_counts_every_sample_once_and_says_what_came_true() -> None:
+    random = np.random.default_rng(0)
+    said = random.uniform(0.5, 1.0, 4000)
+    labels = (random.uniform(size=4000) > said).astype(int)
+    curve = calibration_curve(labels, np.stack([said, 1 - said], axis=1))
+    assert sum(part["n"] for part in curve) == 4000
+    assert [part["from"] for part in curve] == sorted(part["from"] for part in curve)
+    for part in curve:
+        assert part["from"] <= part["confidence"] <= part["to"]
+        assert abs(part["accuracy"] - part["confidence"]) < 0.06
+    sure = calibration_curve(np.zeros(3, dtype=int), np.asarray([[1.0, 0.0]] * 3))
+    assert sure == [{"from": 0.9, "to": 1.0, "n": 3, "confidence": 1.0, "accuracy": 1.0}]
+    assert calibration_curve(np.zeros(0), np.zeros((0, 2))) == []
+
+
+def test_each_class_has_intervals_around_its_scores() -> None:
+    random = np.random.default_rng(0)
+    labels = np.arange(300) % 3
+    probabilities = random.dirichlet([1, 1, 1], 300) + 0.4 * np.eye(3)[labels]
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    found = classification_report(probabilities, labels, ("a", "b", "c"))["per_class"]
+    for scores in found.values():
+        for name in ("precision", "recall", "f1"):
+            low, high = scores["ci95"][name]
+            assert low < scores[name] < high and high - low < 0.35
+    alone = classification_report(probabilities[:1], labels[:1], ("a", "b", "c"))["per_class"]["a"]
+    assert alone["ci95"] == {"precision": None, "recall": None, "f1": None}

@@ -49,6 +49,21 @@ class LinearProbe(nn.Module):
         """ "cls" where the backbone is a plain vision transformer."""
         return ("cls",) if self.backbone.takes_prompts else ()
 
+    @property
+    def kept_blocks(self) -> int:
+        """All of them (one where the backbone has no row of blocks)."""
+        return max(1, self.backbone.depth)
+
+    @property
+    def looks_at_tokens(self) -> bool:
+        """The head sees finished features alone."""
+        return False
+
+    @property
+    def looks_at_pixels(self) -> bool:
+        """The head sees finished features alone."""
+        return False
+
     def lower(self, pixels: Tensor) -> Tensor:
         """The pooled features, (b, D): everything but the head is frozen."""
         with torch.no_grad():

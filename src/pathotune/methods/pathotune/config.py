@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -56,12 +57,19 @@ class PathoTuneConfig(MethodConfig):
         int,
         {"min": 8, "max": 512, "step": 8, "tooltip": "Channels of the refine module's first convolution."},
     ] = 64
+    speed: Annotated[
+        Literal["full_depth", "interactive"],
+        {
+            "tooltip": "interactive: prompts enter in the last third of the blocks only; what lies below is computed "
+            "once per tile, so that tuning takes seconds. full_depth: from the first block on, as published."
+        },
+    ] = "full_depth"
     first_layer: Annotated[
         int,
         {
             "min": 0,
             "max": 100,
-            "tooltip": "The block before which prompts enter. 0 is the method as published; later is faster to tune.",
+            "tooltip": "The block before which prompts enter, where it is not set by the speed. 0 is the first.",
         },
     ] = 0
     head_input: Annotated[
@@ -72,6 +80,16 @@ class PathoTuneConfig(MethodConfig):
         Literal["probe", "zero"],
         {"tooltip": "probe: the head starts from a gentle logistic regression. zero: from nothing."},
     ] = "probe"
+
+    @property
+    def is_interactive(self) -> bool:
+        """Whether seconds count more than the last point of accuracy."""
+        return self.speed == "interactive"
+
+    def first_block(self, depth: int) -> int:
+        """The block before which prompts enter a backbone of that many blocks: the later of the two asked."""
+        last_third = depth - math.ceil(depth / 3)
+        return max(self.first_layer, last_third) if self.is_interactive else self.first_layer
 
     @property
     def text_encoder_wanted(self) -> str:

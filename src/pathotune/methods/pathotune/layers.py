@@ -54,7 +54,7 @@ def prompt_groups(
     width = backbone.embed_dim
     groups: dict[str, TokenSource] = {}
     if config.tvp_tokens:
-        layers = max(1, backbone.depth - config.first_layer) if config.tvp_depth == "deep" else 1
+        layers = max(1, backbone.depth - config.first_block(backbone.depth)) if config.tvp_depth == "deep" else 1
         groups["tvp"] = LearnedPrompts(config.tvp_tokens, width, backbone.card.patch_size or 16, layers)
     if text_vectors is not None and len(text_vectors) and config.ttp:
         groups["ttp"] = TextPrompts(text_vectors, width, deep=config.ttp_depth == "deep")

@@ -50,7 +50,8 @@ class PathoTune(nn.Module):
         super().__init__()
         self.config = config
         self.class_names = tuple(class_names)
-        self.encoder = PromptedEncoder(backbone, prompt_groups(config, backbone, text_vectors), config.first_layer)
+        groups = prompt_groups(config, backbone, text_vectors)
+        self.encoder = PromptedEncoder(backbone, groups, config.first_block(backbone.depth))
         width = backbone.embed_dim if config.head_input == "cls" else backbone.output_dim
         self.head = LinearHead(width, len(self.class_names))
 
@@ -58,6 +59,21 @@ class PathoTune(nn.Module):
     def attention_sources(self) -> tuple[str, ...]:
         """ "cls" and each prompt group that is on."""
         return self.encoder.attention_sources
+
+    @property
+    def kept_blocks(self) -> int:
+        """Blocks below the first prompt."""
+        return self.encoder.first_layer
+
+    @property
+    def looks_at_tokens(self) -> bool:
+        """Prompts join the tokens."""
+        return True
+
+    @property
+    def looks_at_pixels(self) -> bool:
+        """Whether an instance prompt is made from the tile's pixels."""
+        return self.encoder.looks_at_pixels
 
     def lower(self, pixels: Tensor) -> Tensor:
         """The tokens below the first prompted block, (b, prefix + P, C)."""

@@ -1,0 +1,337 @@
+"""One training: its model, its optimiser, its epochs, and the best state so far."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from pathotune.device import choose_precision
+from pathotune.errors import NotFinite, TooLittleMemory
+from pathotune.events import EpochEnd, Event, Note, Step
+from pathotune.methods import METHODS
+from pathotune.methods.base import MethodConfig, trained_parameters
+from pathotune.prompts.text import SentenceVectors
+from pathotune.training.augment import Augmentation, Variants
+from pathotune.training.draws import BalancedDraws, balanced_part, batches
+from pathotune.training.examples import Examples
+from pathotune.training.record import Outcome
+from pathotune.training.schedule import TrainingConfig, learning_rate
+from pathotune.training.tilepass import Inputs, TilePass, joined
+from pathotune.training.validation import Scores, score
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pathotune.backbones.surface import Backbone
+
+GRADIENT_NORM = 1.0
+# Validation tiles per class that every epoch is judged on; the last word is had by all of them.
+WATCHED = 256
+# Tiles per class that the head's start and the feature statistics look at.
+LOOK_AT = 256
+SWEEP_EPOCHS = 2
+SWEEP_FACTORS = (1.0, 1 / 3, 3.0)
+
+State = dict[str, np.ndarray]
+
+
+class Run:
+    """One training.
+
+    Parameters
+    ----------
+    method, config : what is trained.
+    backbone, device : on what, and where.
+    examples, training, text : with what, how, and with which sentences.
+    start_state : tensors of a saved tuning to go on from, in place of a fresh start.
+    spill : folder for kept values that do not fit into memory.
+
+    Attributes
+    ----------
+    model : a `methods.base.Method`.
+    went_on_from : SHA-256 of the tuning `start_state` is from, for the record.
+    best, best_epoch, best_state : scores, number (from 1) and tensors of the best epoch; None and 0 before the first.
+    history : one dict per finished epoch.
+    """
+
+    def __init__(
+        self,
+        method: str,
+        config: MethodConfig,
+        backbone: Backbone,
+        examples: Examples,
+        training: TrainingConfig,
+        text: SentenceVectors,
+        device: str,
+        start_state: State | None = None,
+        spill: Path | None = None,
+    ) -> None:
+        self.method, self.config, self.backbone = method, config, backbone
+        self.training = training.settled(config.is_interactive, start_state is not None)
+        self.examples, self.text, self.device = examples, text, device
+        # A generator of our own would not reach the modules' initialisers; the process's state is put back afterwards.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(training.seed)
+            self.model = METHODS.load(method)(config, backbone, examples.class_names, text.vectors).to(device)
+        self.is_warm = start_state is not None
+        self.went_on_from = ""
+        if start_state is not None:
+            self.model.load_trainable_state(start_state)
+        self.parameters = trained_parameters(self.model)
+        looks = int(getattr(config, "views", training.looks)) if training.augment else 1
+        self.tiles = TilePass(
+            self.model,
+            backbone,
+            examples,
+            device,
+            Variants(looks, training.seed, training.stain_jitter),
+            Augmentation(training.seed, training.stain_jitter) if training.augment else None,
+            training.cache_mb * 2**20,
+            spill,
+        )
+        self.watched = balanced_part(examples.labels, examples.validation, WATCHED, training.seed)
+        self.micro_batch = training.batch_size
+        self.best: Scores | None = None
+        self.best_epoch = 0
+        self.best_state: State = {}
+        self.history: list[dict[str, float]] = []
+        self._best_answers: tuple[Tensor, Tensor] | None = None
+        self._begin(self.training.lr)
+
+    def _begin(self, lr: float) -> None:
+        """A fresh optimiser and fresh draws."""
+        self.optimizer = torch.optim.AdamW(_groups(self.parameters, self.training.weight_decay), lr=lr)
+        self.draws = BalancedDraws(self.examples.labels[self.examples.train], self.training.seed)
+
+    # -- before the first step ------------------------------------------------------------------------------------
+
+    def prepare(self) -> Iterator[Event]:
+        """Choose the number format, let the head look at the features, and the learning rate if that is asked."""
+        with torch.no_grad():
+            probe = self.tiles.pixels(self.examples.images[self.examples.train[:8]])
+        forward = self.backbone
+        precision = choose_precision(
+            lambda pixels: forward(pixels).pooled,
+            probe,
+            self.device,
+            self.training.precision,
+            self.backbone.card.tolerance,
+        )
+        if self.training.precision == "auto":
+            yield Note(f"Computing in {precision.name}: {precision.reason}")
+        self.tiles.choose(precision)
+        if not self.is_warm:
+            chosen = balanced_part(self.examples.labels, self.examples.train, LOOK_AT, self.training.seed)
+            parts, done = [], 0
+            for part in self.tiles.answers_by_batch(chosen):
+                parts.append(part)
+                done += len(part[0])
+                yield Step("first look", done, len(chosen))
+            self.model.start(joined(parts)[1].clone(), self.examples.labels[chosen])
+        if self.training.sweep == "short":
+            yield from self._sweep()
+
+    def _sweep(self) -> Iterator[Event]:
+        """Try three learning rates for two epochs each and go on with the one of the lowest validation loss."""
+        training, start = self.training, self.model.trainable_state()
+        found: list[tuple[float, float]] = []
+        for number, factor in enumerate(SWEEP_FACTORS):
+            lr = training.lr * factor
+            self._begin(lr)
+            steps = SWEEP_EPOCHS * len(self._epoch_batches())
+            try:
+                for step in range(steps):
+                    if step % (steps // SWEEP_EPOCHS) == 0:
+                        batches_left = self._draw_epoch()
+                    self.step(batches_left.pop(0), learning_rate(step, 2 * steps, steps // 4, lr))
+                    yield Step("trying learning rates", number * steps + step + 1, len(SWEEP_FACTORS) * steps, "steps")
+                found.append((self._scores()[0].loss, lr))
+            except NotFinite:
+                pass  # too high a rate; the others are left
+            self.model.load_trainable_state(start)
+        if not found:
+            raise NotFinite(
+                f"The training went astray at every learning rate tried around {training.lr:g}. Lower it with --lr."
+            )
+        loss, lr = min(found)
+        self.training = replace(training, lr=lr)
+        self._begin(lr)
+        yield Note(f"Learning rate {lr:.2g}: the lowest validation loss ({loss:.3f}) of {len(found)} tried.")
+
+    # -- the epochs -----------------------------------------------------------------------------------------------
+
+    def epochs(self) -> Iterator[Event]:
+        """Train until the validation score has not risen for `patience` epochs, or the last epoch is done.
+
+        Whoever takes the events may wait between two of them: that is a pause, and does not count as time.
+        """
+        training = self.training
+        count = training.draws_per_epoch(len(self.examples.train))
+        per_epoch = len(self._epoch_batches())
+        steps = training.epochs * per_epoch
+        warmup = min(training.warmup_epochs, training.epochs // 4) * per_epoch
+        if self.is_warm:
+            # The saved state takes part: what is kept in the end is never worse than what one started from.
+            self._take_best(0)
+        for epoch in range(1, training.epochs + 1):
+            spent, losses, done = 0.0, [], 0
+            for number, batch in enumerate(self._draw_epoch()):
+                rate = learning_rate((epoch - 1) * per_epoch + number, steps, warmup, training.lr)
+                began = time.monotonic()
+                losses.append(self.step(batch, rate))
+                spent += time.monotonic() - began
+                done += len(batch)
+                speed = done / max(spent, 1e-6)
+                left = (count * (training.epochs - epoch) + count - done) / speed
+                yield Step(f"epoch {epoch}", done, count, rate=speed, seconds_left=left)
+            began = time.monotonic()
+            scores = self._take_best(epoch)
+            left = (training.epochs - epoch) * (spent + time.monotonic() - began)
+            metrics = scores.metrics()
+            loss = float(np.mean(losses))
+            self.history.append({"epoch": epoch, "train_loss": loss, "learning_rate": rate, **metrics})
+            yield EpochEnd(epoch, training.epochs, loss, metrics, self.best_epoch, rate, speed, left)
+            if epoch - self.best_epoch >= training.patience:
+                yield Note(f"No better score on the validation tiles since epoch {self.best_epoch}; stopped there.")
+                break
+
+    def _epoch_batches(self) -> list[np.ndarray]:
+        count = self.training.draws_per_epoch(len(self.examples.train))
+        return batches(np.arange(count), self.training.batch_size)
+
+    def _draw_epoch(self) -> list[np.ndarray]:
+        """The tiles of an epoch, batch by batch."""
+        count = self.training.draws_per_epoch(len(self.examples.train))
+        return batches(self.examples.train[self.draws.draw(count)], self.training.batch_size)
+
+    def step(self, batch: np.ndarray, rate: float) -> float:
+        """One optimiser step; halves what passes the backbone at once when memory runs out."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        looks = self.draws.random.integers(self.tiles.looks.count, size=len(batch))
+        inputs = self.tiles.inputs(batch, looks)
+        labels = torch.as_tensor(self.examples.labels[batch], device=self.device)
+        while True:
+            try:
+                loss = self._gradients(inputs, labels)
+                break
+            except RuntimeError as error:
+                self._shrink(error)
+        norm = torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), GRADIENT_NORM)
+        if not (math.isfinite(loss) and bool(torch.isfinite(norm))):
+            raise NotFinite(
+                f"The training went astray (loss {loss:g}, gradient {float(norm):g}). "
+                "Lower the learning rate with --lr, or use --set precision=float32."
+            )
+        self.optimizer.step()
+        return loss
+
+    def _gradients(self, inputs: Inputs, labels: Tensor) -> float:
+        """Loss of a batch, its gradients in the parameters; parts of it run side by side."""
+        parts = self.tiles.cut(inputs, self.micro_batch)
+        targets = torch.split(labels, [len(part) for part in parts])
+        found = self.tiles.lanes.map(self._backward, list(zip(parts, targets, strict=True)))
+        shares = [len(part) / len(inputs) for part in parts]
+        # In the order of the parts: the sum of rounded numbers depends on it.
+        for number, parameter in enumerate(self.parameters.values()):
+            parameter.grad = sum(  # type: ignore[assignment]
+                gradients[number] * share for (_, gradients), share in zip(found, shares, strict=True)
+            )
+        return float(sum(loss * share for (loss, _), share in zip(found, shares, strict=True)))
+
+    def _backward(self, part: tuple[Inputs, Tensor]) -> tuple[float, tuple[Tensor, ...]]:
+        inputs, labels = part
+        with self.tiles.format():
+            logits = self.tiles.forward(inputs).logits
+        loss = functional.cross_entropy(logits, labels)
+        return float(loss.detach()), torch.autograd.grad(
+            loss, list(self.parameters.values()), allow_unused=True, materialize_grads=True
+        )
+
+    def _shrink(self, error: RuntimeError) -> None:
+        text = str(error).lower()
+        if not isinstance(error, torch.OutOfMemoryError) and "memory" not in text:
+            raise error
+        if self.micro_batch == 1:
+            raise TooLittleMemory(
+                f"Memory ran out with one tile at a time on {self.backbone.card.title}. Close other programs, choose "
+                "a smaller backbone, or let the prompts enter later (--set speed=interactive)."
+            ) from None
+        self.micro_batch = max(1, self.micro_batch // 2)
+
+    # -- the judging ----------------------------------------------------------------------------------------------
+
+    def _scores(self) -> tuple[Scores, tuple[Tensor, Tensor]]:
+        answers = self.tiles.answers(self.watched)
+        return score(answers[0].cpu().numpy(), self.examples.labels[self.watched]), answers
+
+    def _take_best(self, epoch: int) -> Scores:
+        """Judge the model as it is now, and remember it if it is the best so far."""
+        scores, answers = self._scores()
+        if self.best is None or scores.better_than(self.best):
+            self.best, self.best_epoch, self.best_state = scores, epoch, self.model.trainable_state()
+            self._best_answers = answers
+        return scores
+
+    def outcome(self, quick: bool = False) -> Outcome:
+        """The best epoch's tensors with what the validation tiles and the training tiles say of them.
+
+        Parameters
+        ----------
+        quick : pass no tile through the model any more, and leave it as it is: what the best epoch was chosen by stands
+            for all validation tiles, and for the training tiles' features too.
+        """
+        all_watched = len(self.watched) == len(self.examples.validation)
+        judged = self.watched if quick or all_watched else self.examples.validation
+        answers = self._best_answers
+        looked_at = judged
+        if not quick:
+            self.model.load_trainable_state(self.best_state)
+            looked_at = balanced_part(self.examples.labels, self.examples.train, LOOK_AT, self.training.seed)
+        if answers is None or judged is not self.watched:
+            answers = self.tiles.answers(judged)
+        features = answers[1] if quick else self.tiles.answers(looked_at)[1]
+        return Outcome(
+            method=self.method,
+            config=self.config,
+            card=self.backbone.card,
+            backbone_facts={
+                "sha256": self.backbone.weights_sha256,
+                "weights": self.backbone.weights_source,
+                "embed_dim": self.backbone.embed_dim,
+                "output_dim": self.backbone.output_dim,
+                "depth": self.backbone.depth,
+            },
+            examples=self.examples,
+            training=self.training,
+            text=self.text,
+            sentences=self.config.sentences_for(self.examples.task, self.backbone.card.reading().mpp),
+            state=self.best_state,
+            parameters=sum(value.numel() for value in self.parameters.values()),
+            judged_tiles=judged,
+            logits=answers[0].cpu().numpy(),
+            validation_features=answers[1].cpu().numpy(),
+            features=features.cpu().numpy(),
+            feature_tiles=looked_at,
+            history=self.history,
+            best_epoch=self.best_epoch,
+            device=self.device,
+            precision=self.tiles.precision.name,
+            computed_tiles=self.tiles.computed,
+            went_on_from=self.went_on_from,
+        )
+
+
+def _groups(parameters: dict[str, Any], weight_decay: float) -> list[dict[str, Any]]:
+    """Weight decay for matrices and kernels; none for norms, gates, biases and the prompt tokens themselves."""
+    decayed = [value for name, value in parameters.items() if value.ndim >= 2 and name.endswith("weight")]
+    rest = [value for name, value in parameters.items() if not (value.ndim >= 2 and name.endswith("weight"))]
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
