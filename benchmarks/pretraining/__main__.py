@@ -21,7 +21,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads, 0 leaves them to torch")
     parser.add_argument("--export-only", action="store_true", help="write the weights of the saved state and end")
-    parser.add_argument("--pooling", default="cls", choices=["cls", "mean_patch", "cls+mean_patch"])
+    parser.add_argument("--pooling", default="mean_patch", choices=["cls", "mean_patch", "cls+mean_patch"])
     for item in fields(Recipe):
         if item.type in (int, float):
             parser.add_argument("--" + item.name.replace("_", "-"), type=item.type, default=item.default)
