@@ -240,8 +240,13 @@ def task_from_regions(
 
     Raises
     ------
-    NoTiles : no region has a class to learn.
+    NoTiles : there are no regions, or none has a class to learn.
     """
+    regions = list(regions)
+    if not regions:
+        raise NoTiles(
+            "There are no regions to learn from: nothing is drawn, or the file is empty. Draw some with classes."
+        )
     colors: dict[str, Color | None] = {}
     for region in regions:
         if region.class_name is not None and region.is_training_class:

@@ -99,6 +99,8 @@ def test_a_task_from_regions() -> None:
     assert task == task_from_regions(reversed(regions), organ="liver"), "the order of files does not matter"
     with pytest.raises(NoTiles, match="class to learn"):
         task_from_regions(regions[3:])
+    with pytest.raises(NoTiles, match="no regions"):
+        task_from_regions(iter([]))
 
 
 def test_palettes() -> None:

@@ -25,7 +25,7 @@ def demo(
         bool | None, typer.Option("--show/--no-show", help="Open napari at the end (default: where there is a screen).")
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Another seed, another tuning.")] = 0,
-    epochs: Annotated[int, typer.Option("--epochs", min=1, help="At most so many epochs.")] = 30,
+    epochs: Annotated[int, typer.Option("--epochs", min=0, help="At most so many epochs; 0: as many as pay.")] = 0,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
     as_json: JsonOption = False,
     verbose: VerboseOption = 0,

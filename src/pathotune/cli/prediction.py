@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pathotune.cli.terminal import (
+    DeviceOption,
     JsonOption,
     QuietOption,
     SlideMppOption,
+    TuningOption,
     VerboseOption,
+    WeightsOption,
     follow,
     print_json,
     say,
@@ -54,6 +57,49 @@ OF_ONE_SLIDE = (
 )
 
 
+OutOption = Annotated[Path, typer.Option("--out", help="Folder for the prediction stores.")]
+SlidesArgument = Annotated[list[Path] | None, typer.Argument(metavar="[SLIDE…]", help="Slides, or folders of slides.")]
+TableOption = Annotated[
+    Path | None, typer.Option("--slides", help="A CSV table of slides: column slide, optionally mpp.")
+]
+PartOption = Annotated[str | None, typer.Option("--part", help="Only part I of N of the slides, written I/N.")]
+RecursiveOption = Annotated[bool, typer.Option("--recursive", help="Look into subfolders; --out mirrors them.")]
+RegionOption = Annotated[
+    str | None, typer.Option("--region", help="Only this box, x,y,width,height in level-0 pixels.")
+]
+StrideOption = Annotated[
+    int | None, typer.Option("--stride", help="From tile to tile in pixels of the tuning's resolution.")
+]
+BackboneOption = Annotated[
+    str | None, typer.Option("--backbone", help="A card (YAML) or name to load the tuning's backbone by.")
+]
+PrecisionOption = Annotated[
+    str, typer.Option("--precision", help="auto (bfloat16 where it is faster and agrees), float32 or bfloat16.")
+]
+DeterministicOption = Annotated[
+    bool, typer.Option("--deterministic", help="The same bytes every time on like hardware; a little slower.")
+]
+BatchSizeOption = Annotated[
+    int | None, typer.Option("--batch-size", min=1, help="Tiles per pass; halves itself when memory runs out.")
+]
+AttentionOption = Annotated[bool, typer.Option("--attention/--no-attention", help="Keep the attention maps.")]
+ReliabilityOption = Annotated[
+    bool, typer.Option("--keep-reliability", help="Keep how sure each tile is, and how unlike the training tiles.")
+]
+FeaturesOption = Annotated[bool, typer.Option("--keep-features", help="Keep each tile's features.")]
+ResumeOption = Annotated[
+    bool, typer.Option("--resume/--restart", help="Go on with stores that are there, or replace them.")
+]
+MismatchOption = Annotated[
+    str,
+    typer.Option(
+        "--on-mismatch",
+        help="Where a store was made otherwise (another stride, number format, …): refuse, restart (replace it) or "
+        "beside (keep both).",
+    ),
+]
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command("predict", epilog=PREDICT_EXAMPLE)(predict)
@@ -61,42 +107,25 @@ def register(app: typer.Typer) -> None:
 
 
 def predict(
-    tuning: Annotated[Path, typer.Option("--tuning", help="The tuning file; it says how tiles are read.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder for the prediction stores.")],
-    slides: Annotated[
-        list[Path] | None, typer.Argument(metavar="[SLIDE…]", help="Slides, or folders of slides.")
-    ] = None,
-    table: Annotated[
-        Path | None, typer.Option("--slides", help="A CSV table of slides: column slide, optionally mpp.")
-    ] = None,
-    part: Annotated[str | None, typer.Option("--part", help="Only part I of N of the slides, written I/N.")] = None,
-    recursive: Annotated[bool, typer.Option("--recursive", help="Look into subfolders; --out mirrors them.")] = False,
-    region: Annotated[
-        str | None, typer.Option("--region", help="Only this box, x,y,width,height in level-0 pixels.")
-    ] = None,
-    stride: Annotated[
-        int | None, typer.Option("--stride", help="From tile to tile in pixels of the tuning's resolution.")
-    ] = None,
-    backbone: Annotated[
-        str | None, typer.Option("--backbone", help="A card (YAML) or name to load the tuning's backbone by.")
-    ] = None,
-    weights: Annotated[
-        Path | None, typer.Option("--weights", help="A file with the backbone's weights, where it is not found.")
-    ] = None,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
-    precision: Annotated[
-        str, typer.Option("--precision", help="auto (bfloat16 where it is faster and agrees), float32 or bfloat16.")
-    ] = "auto",
-    deterministic: Annotated[
-        bool, typer.Option("--deterministic", help="The same bytes every time on like hardware; a little slower.")
-    ] = False,
-    batch_size: Annotated[
-        int | None, typer.Option("--batch-size", min=1, help="Tiles per pass; halves itself when memory runs out.")
-    ] = None,
-    attention: Annotated[bool, typer.Option("--attention/--no-attention", help="Keep the attention maps.")] = True,
-    resume: Annotated[
-        bool, typer.Option("--resume/--restart", help="Go on with stores that are there, or replace them.")
-    ] = True,
+    tuning: TuningOption,
+    out: OutOption,
+    slides: SlidesArgument = None,
+    table: TableOption = None,
+    part: PartOption = None,
+    recursive: RecursiveOption = False,
+    region: RegionOption = None,
+    stride: StrideOption = None,
+    backbone: BackboneOption = None,
+    weights: WeightsOption = None,
+    device: DeviceOption = "auto",
+    precision: PrecisionOption = "auto",
+    deterministic: DeterministicOption = False,
+    batch_size: BatchSizeOption = None,
+    attention: AttentionOption = True,
+    reliability: ReliabilityOption = False,
+    features: FeaturesOption = False,
+    resume: ResumeOption = True,
+    on_mismatch: MismatchOption = "refuse",
     slide_mpp: SlideMppOption = None,
     json: JsonOption = False,
     verbose: VerboseOption = 0,
@@ -122,7 +151,10 @@ def predict(
         "box_px0": _box(region),
         "batch_size": batch_size,
         "attention": attention,
+        "reliability": reliability,
+        "features": features,
         "resume": resume,
+        "on_mismatch": on_mismatch,
     }
     summary = out / (f"slides-{part.replace('/', '-of-')}.csv" if part else "slides.csv") if several else None
     results = _predict_all(planned, options, summary, list(loaded.class_names), quiet)

@@ -6,6 +6,7 @@ import json
 import logging
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -24,6 +25,12 @@ SlideMppOption = Annotated[
         "--slide-mpp", help="The slide's own pixel size in µm per pixel, where the file lacks it or is wrong."
     ),
 ]
+
+TuningOption = Annotated[Path, typer.Option("--tuning", help="The tuning file; it says how tiles are read.")]
+WeightsOption = Annotated[
+    Path | None, typer.Option("--weights", help="A file with the backbone's weights, where it is not found.")
+]
+DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.")]
 
 
 def set_loudness(verbose: int, quiet: bool) -> None:

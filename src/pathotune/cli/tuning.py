@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pathotune.cli.terminal import (
+    DeviceOption,
     JsonOption,
     QuietOption,
     SlideMppOption,
+    TuningOption,
     VerboseOption,
+    WeightsOption,
     follow,
     print_json,
     say,
@@ -43,7 +46,6 @@ MapOption = Annotated[
     str,
     typer.Option("--map-classes", help="Other names for classes: 'Tumor=cancer,Other=' (no name leaves it out)."),
 ]
-DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -70,9 +72,7 @@ def tune(
     backbone: Annotated[
         str, typer.Option("--backbone", help="The frozen model; see `pathotune backbones`.")
     ] = "pathotune-tiny",
-    weights: Annotated[
-        Path | None, typer.Option("--weights", help="A file with the backbone's weights, where it is not found.")
-    ] = None,
+    weights: WeightsOption = None,
     task: Annotated[
         str | None, typer.Option("--task", help="A task card by name or file; see `pathotune tasks`.")
     ] = None,
@@ -98,7 +98,6 @@ def tune(
     from pathotune.methods import load_config
     from pathotune.methods.checkpoint import tuning_path
     from pathotune.methods.options import options_of, parse_settings, with_settings
-    from pathotune.regions import parse_class_map
     from pathotune.training.schedule import TrainingConfig
 
     set_loudness(verbose, quiet)
@@ -109,8 +108,7 @@ def tune(
     training = with_settings(
         TrainingConfig(), {**of_training, **{key: value for key, value in given.items() if value is not None}}
     )
-    mapping = parse_class_map(map_classes) if map_classes else {}
-    sources = _sources(slide, regions, slides, tiles, slide_mpp, mapping)
+    sources, mapping = _sources(slide, regions, slides, tiles, slide_mpp, map_classes)
 
     from pathotune.backbones import load_backbone
     from pathotune.training.loop import tune as run
@@ -128,14 +126,12 @@ def tune(
 
 
 def evaluate(
-    tuning: Annotated[Path, typer.Option("--tuning", help="The tuning file.")],
+    tuning: TuningOption,
     slide: SlideOption = None,
     regions: RegionsOption = None,
     slides: SlidesOption = None,
     tiles: TilesOption = None,
-    weights: Annotated[
-        Path | None, typer.Option("--weights", help="A file with the backbone's weights, where it is not found.")
-    ] = None,
+    weights: WeightsOption = None,
     map_classes: MapOption = "",
     device: DeviceOption = "auto",
     slide_mpp: SlideMppOption = None,
@@ -145,12 +141,10 @@ def evaluate(
 ) -> None:
     """Judge a tuning on regions or tiles whose class is known."""
     from pathotune.methods.checkpoint import Tuning
-    from pathotune.regions import parse_class_map
 
     set_loudness(verbose, quiet)
     loaded = Tuning.load(tuning)
-    mapping = parse_class_map(map_classes) if map_classes else {}
-    sources = _sources(slide, regions, slides, tiles, slide_mpp, mapping)
+    sources, mapping = _sources(slide, regions, slides, tiles, slide_mpp, map_classes)
 
     from pathotune.evaluation.evaluate import evaluate as run
 
@@ -167,9 +161,12 @@ def _sources(
     slides: Path | None,
     tiles: Path | None,
     slide_mpp: float | None,
-    map_classes: dict[str, str],
-) -> list[TuneSource] | TileTable:
-    """The slides with their regions, or the table, from the options that name them."""
+    map_classes: str,
+) -> tuple[list[TuneSource] | TileTable, dict[str, str]]:
+    """The slides with their regions, or the table, from the options that name them; and other names for classes."""
+    from pathotune.regions import parse_class_map
+
+    mapping = parse_class_map(map_classes) if map_classes else {}
     ways = [bool(slide), slides is not None, tiles is not None]
     if sum(ways) != 1:
         raise UsageError(
@@ -181,12 +178,12 @@ def _sources(
         table = read_tile_table(tiles)
         if slide_mpp is not None:
             table.mpp[table.mpp != table.mpp] = slide_mpp  # where the table does not say
-        return table.map_classes(map_classes) if map_classes else table
+        return (table.map_classes(mapping) if mapping else table), mapping
     from pathotune.training.examples import TuneSource
 
     regions = regions or []
     pairs = _pairs_by_name(slides, regions) if slides is not None else _pairs(slide or [], regions)
-    return [TuneSource(image, drawn, slide_mpp=slide_mpp) for image, drawn in pairs]
+    return [TuneSource(image, drawn, slide_mpp=slide_mpp) for image, drawn in pairs], mapping
 
 
 def _pairs(slides: list[Path], regions: list[Path]) -> list[tuple[Path, Path]]:

@@ -13,6 +13,12 @@ from pathotune.errors import FileMissing, OutputRefused, TableUnreadable, Unknow
 if TYPE_CHECKING:
     from pathotune.backbones.surface import Backbone
 
+# What `predict_slide` takes as it stands in a job.
+_PREDICT_OPTIONS = (
+    *("device", "precision", "deterministic", "stride_px", "box_px0", "batch_size", "resume", "on_mismatch"),
+    *("attention", "reliability", "features"),
+)
+
 BackboneCache = MutableMapping[str, Any]
 Runner = Callable[[dict[str, Any], BackboneCache, Callable[[], bool]], Iterator[events.Event]]
 
@@ -23,7 +29,8 @@ class Job:
 
     Arguments of "predict": `slide`, `tuning`, `out` and, optionally, `slide_mpp`, `backbone`, `weights`, `device`,
     `precision`, `deterministic`, `stride_px`, `box_px0` (x, y, width, height), `polygon_px0` (list of [x, y] or a
-    GeoJSON geometry), `start_point_px0`, `batch_size`, `resume`, `attention`.
+    GeoJSON geometry), `start_point_px0`, `batch_size`, `resume`, `on_mismatch` ("refuse", "restart" or "beside"),
+    `attention`, `reliability`, `features`.
 
     Arguments of "tune": `sources` (list of {slide, regions (a path or a GeoJSON FeatureCollection), slide_mpp,
     patient}) or `tiles` (a table), `map_classes`, `method`, `config` (fields of the method's config), `training`
@@ -136,8 +143,7 @@ def _predict(arguments: dict[str, Any], cache: BackboneCache, cancel: Callable[[
     slide_path, out = _needed(arguments, "slide", "predict"), _needed(arguments, "out", "predict")
     tuning = Tuning.load(Path(_needed(arguments, "tuning", "predict")))
     backbone = tuning_backbone(tuning, arguments.get("backbone"), arguments.get("weights"), cache)
-    names = ("device", "precision", "deterministic", "stride_px", "box_px0", "batch_size", "resume", "attention")
-    options = {name: arguments[name] for name in names if arguments.get(name) is not None}
+    options = {name: arguments[name] for name in _PREDICT_OPTIONS if arguments.get(name) is not None}
     if arguments.get("polygon_px0") is not None:
         options["polygon"] = _polygon(arguments["polygon_px0"])
     if arguments.get("start_point_px0") is not None:

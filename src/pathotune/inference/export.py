@@ -114,10 +114,10 @@ def _rows(store: PredictionStore) -> Iterator[list[Any]]:
     """A row per predicted tile."""
     grid, names = store.grid, store.class_names
     for unit in store.units():
-        read = store.read_unit(unit)
+        read = store.read_unit(unit, attention=False)
         if read is None:
             continue
-        probabilities = read[0]
+        probabilities = read.probabilities
         for row, column in np.argwhere(probabilities.sum(axis=0) > 0).tolist():
             values = probabilities[:, row, column]
             x = grid.origin_px0[0] + (unit.column + column) * grid.stride_px0[0]

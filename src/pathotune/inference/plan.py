@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from pathotune.tiles.tileset import TileSet
 
-Kind = Literal["probabilities", "attention", "classes"]
+Kind = Literal["probabilities", "attention", "classes", "reliability"]
 
 MAX_UNITS = 9
 """Most work units of a store: with three arrays and their pyramids some 50 files, which network drives bear."""
@@ -179,7 +179,12 @@ class Grid:
         return -(-self.rows * y // 2**level), -(-self.columns * x // 2**level)
 
     def levels(self, kind: Kind) -> int:
-        """Pyramid levels: halved until the longer side is small, and at least once where there is anything to halve."""
+        """Pyramid levels: halved until the longer side is small, and at least once where there is anything to halve.
+
+        `reliability` has one: it is small, and every level is another file.
+        """
+        if kind == "reliability":
+            return 1
         longest = max(self.shape(kind))
         small, most = _PYRAMID[kind == "attention"]
         return min(most, max(2, 1 + math.ceil(math.log2(longest / small)))) if longest > 1 else 1

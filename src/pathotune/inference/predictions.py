@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -10,15 +9,20 @@ import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pathotune.errors import FileMissing, OutputRefused, StoreMismatch, StoreUnreadable
+from pathotune.errors import FileMissing, OutputRefused, StoreUnreadable
+from pathotune.inference.areas import Areas, class_areas
+from pathotune.inference.cells import UnitValues, labels_of, unit_part
+from pathotune.inference.locations import SUFFIX, find_stores, read_attributes, remove_store, store_path
 from pathotune.inference.plan import Grid, Kind, Unit
-from pathotune.inference.skeleton import rgb, write_skeleton
-from pathotune.settings import settings
+from pathotune.inference.skeleton import image_kinds, rgb, write_skeleton
+
+if TYPE_CHECKING:
+    from pathotune.regions.region import Region
 
 __all__ = [
     "FORMAT",
@@ -32,19 +36,9 @@ __all__ = [
 ]
 
 FORMAT = 1
-SUFFIX = ".pathotune.zarr"
 
 _LOG = logging.getLogger(__name__)
-_IDENTITY = {
-    "slide": "slide (fingerprint)",
-    "tuning": "tuning (fingerprint)",
-    "backbone": "backbone weights (sha256)",
-    "grid": "tile grid",
-    "reading": "way tiles are read",
-    "precision": "number format",
-    "sources": "attention sources",
-    "classes": "classes",
-}
+_REQUIRED = ("grid", "identity", "classes", "sources", "state", "shards")
 
 
 class PredictionStore:
@@ -75,6 +69,8 @@ class PredictionStore:
         grid: Grid,
         classes: Sequence[Mapping[str, Any]],
         sources: Sequence[str] = (),
+        reliability: Sequence[str] = (),
+        features: int = 0,
         identity: Mapping[str, Any],
         facts: Mapping[str, Any] | None = None,
     ) -> PredictionStore:
@@ -86,6 +82,8 @@ class PredictionStore:
         grid : cells and their place on the slide.
         classes : name and color of each class, in the order of the probabilities.
         sources : names of the attention maps; none leaves `attention/` out.
+        reliability : names of the numbers that say how far a value can be trusted; none leaves `reliability/` out.
+        features : width of each tile's features; 0 leaves them out.
         identity : what a resumed run must agree on: fingerprints ("slide", "tuning", "backbone"), "reading",
             "precision".
         facts : what else the attribute `pathotune` shall say (job, versions, device …).
@@ -102,6 +100,8 @@ class PredictionStore:
             "identity": dict(identity),
             "classes": [dict(entry) for entry in classes],
             "sources": sources,
+            "reliability": list(reliability),
+            "features": int(features),
             "grid": grid.to_dict(),
             "state": "running",
             "tiles_done": 0,
@@ -144,12 +144,13 @@ class PredictionStore:
             raise StoreUnreadable(
                 f"{path.name} has the format {attributes['format']}, and this version knows {FORMAT}. Update pathotune."
             )
+        lacking = [key for key in _REQUIRED if key not in attributes]
         try:
-            return cls(path, attributes)
+            if not lacking:
+                return cls(path, attributes)
         except (KeyError, TypeError) as error:
-            raise StoreUnreadable(
-                f"{path.name} lacks {error} in its metadata. Make it again with --restart."
-            ) from error
+            lacking = [str(error)]
+        raise StoreUnreadable(f"{path.name} lacks {lacking[0]} in its metadata. Make it again with --restart.")
 
     # ---- what it holds -----------------------------------------------------------------------------------------
 
@@ -169,6 +170,19 @@ class PredictionStore:
         return list(self.attrs["sources"])
 
     @property
+    def reliability_names(self) -> list[str]:
+        """What `reliability` holds, in its order: "uncertainty" and, where the tuning can say it, "distance"."""
+        return list(self.attrs.get("reliability", ()))
+
+    @property
+    def far_distance(self) -> float | None:
+        """The distance beyond which a tile is unlike everything the tuning was trained on; None where none is kept.
+
+        It is the unit of distance: 99 % of the tuning's own validation tiles stay below.
+        """
+        return 1.0 if "distance" in self.reliability_names else None
+
+    @property
     def is_complete(self) -> bool:
         """Whether the last run came to its end."""
         return bool(self.attrs["state"] == "complete")
@@ -185,12 +199,14 @@ class PredictionStore:
 
     def array(self, kind: Kind, level: int = 0) -> Any:
         """The zarr array of one pyramid level."""
+        return self._array(f"{kind}/{level}")
+
+    def _array(self, name: str) -> Any:
         import zarr
 
-        name = f"{kind}/{level}"
         if name not in self._arrays:
             try:
-                self._arrays[name] = zarr.open_array(str(self.path / kind / str(level)), mode="r+")
+                self._arrays[name] = zarr.open_array(str(self.path.joinpath(*name.split("/"))), mode="r+")
             except (OSError, ValueError, KeyError) as error:
                 raise StoreUnreadable(f"{self.path.name} has no readable array {name} ({error}).") from error
         return self._arrays[name]
@@ -211,9 +227,23 @@ class PredictionStore:
         return self.array("classes")
 
     @property
+    def reliability(self) -> Any | None:
+        """(number, row, column) float16 as `reliability_names` says, or None; 0 where nothing is predicted.
+
+        Uncertainty is 1 - the largest probability; distance is that from the nearest class of the training tiles in
+        feature space (`training.distance.FeatureSpace`).
+        """
+        return self.array("reliability") if self.reliability_names else None
+
+    @property
+    def features(self) -> Any | None:
+        """(row, column, feature) float16, what the tuning's head sees of each tile, or None where not kept."""
+        return self._array("features") if self.attrs.get("features") else None
+
+    @property
     def kinds(self) -> list[Kind]:
         """The images it holds."""
-        return ["probabilities", "attention", "classes"] if self.sources else ["probabilities", "classes"]
+        return image_kinds(self.attrs)
 
     def pyramid(self, kind: Kind) -> list[Any]:
         """The zarr arrays of all pyramid levels."""
@@ -239,6 +269,24 @@ class PredictionStore:
         area = self.grid.cell_area_mm2
         return {name: float(count) * area for name, count in zip(self.class_names, counts[1:], strict=True)}
 
+    def areas(self, regions: Iterable[Region] = (), abstain_below: float = 0.0) -> list[Areas]:
+        """Areas of the classes on the slide, then inside each region, with what is abstained and not predicted.
+
+        Parameters
+        ----------
+        regions : drawn regions of this slide; points and lines have no area and come out as zeros.
+        abstain_below : cells whose largest probability is smaller belong to no class.
+        """
+        probabilities = np.zeros((len(self.classes), self.grid.rows, self.grid.columns), np.float32)
+        for unit in self.units():
+            probabilities[(slice(None), *unit_part(unit))] = self._read("probabilities", unit)
+        wanted: list[tuple[str, Any]] = [("slide", None)]
+        wanted += [(region.name or region.class_name or "region", region.geometry) for region in regions]
+        return [
+            class_areas(probabilities, self.grid, self.class_names, geometry, abstain_below=abstain_below, name=name)
+            for name, geometry in wanted
+        ]
+
     def units(self) -> Iterator[Unit]:
         """All work units."""
         shape = self.grid.units_shape
@@ -248,39 +296,57 @@ class PredictionStore:
 
     def read_labels(self, unit: Unit) -> NDArray[np.uint8]:
         """(rows, columns) class labels of one unit; zeros where its shard is damaged."""
-        try:
-            return np.asarray(self.labels[_part(unit, (1, 1))], np.uint8)
-        except Exception as error:  # zarr, numcodecs and the disk each have their own
-            _LOG.warning("%s: shard %d of classes is damaged (%s).", self.path.name, unit.index, error)
-            return np.zeros((unit.rows, unit.columns), np.uint8)
+        return self._read("classes", unit)
 
-    def read_unit(self, unit: Unit) -> tuple[NDArray[np.float32], NDArray[np.float16] | None] | None:
-        """Probabilities (K, rows, columns) and attention (S, …) of one unit, or None where a shard is damaged.
+    def _read(self, kind: Kind, unit: Unit) -> NDArray[Any]:
+        """One unit's part of an array of one value per cell; zeros where its shard is damaged."""
+        array = self.array(kind)
+        part = (*(slice(None),) * (array.ndim - 2), *unit_part(unit))
+        try:
+            return np.asarray(array[part])
+        except Exception as error:  # zarr, numcodecs and the disk each have their own
+            _LOG.warning("%s: shard %d of %s is damaged (%s).", self.path.name, unit.index, kind, error)
+            return np.zeros((*array.shape[:-2], unit.rows, unit.columns), array.dtype)
+
+    def read_unit(self, unit: Unit, attention: bool = True) -> UnitValues | None:
+        """The values of one unit, or None where a shard is damaged.
 
         Damaged is what fails its checksum (a truncated file), is not finite or disagrees with the class labels.
+        `attention` is the largest part of a store, and can be left out.
         """
         try:
-            labels = np.asarray(self.labels[_part(unit, (1, 1))])
-            probabilities = np.asarray(self.probabilities[(slice(None), *_part(unit, (1, 1)))])
-            attention = None
-            if self.attention is not None:
-                attention = np.asarray(self.attention[(slice(None), *_part(unit, self.grid.samples))])
+            labels = np.asarray(self.labels[unit_part(unit)])
+            values = UnitValues(
+                np.asarray(self.probabilities[(slice(None), *unit_part(unit))]),
+                *(None if array is None else np.asarray(array[part]) for array, part in self._further(unit, attention)),
+            )
         except Exception as error:  # zarr, numcodecs and the disk each have their own
             _LOG.warning("%s: shard %d is damaged and will be made again (%s).", self.path.name, unit.index, error)
             return None
-        predicted = labels > 0
+        probabilities, predicted = values.probabilities, labels > 0
         whole = np.abs(probabilities.sum(axis=0) - predicted) < 1e-3
-        agree = _label(probabilities)[predicted] == labels[predicted]
+        agree = labels_of(probabilities)[predicted] == labels[predicted]
         if not (np.isfinite(probabilities).all() and whole[predicted].all() and agree.all()):
             return None
         probabilities[:, ~predicted] = 0
-        return probabilities, attention
+        return values
+
+    def _further(self, unit: Unit, attention: bool = True) -> list[tuple[Any | None, tuple[slice, ...]]]:
+        """The arrays beside probabilities and classes, None where not kept, and the part of each that a unit owns."""
+        part = unit_part(unit)
+        return [
+            (self.attention if attention else None, (slice(None), *unit_part(unit, self.grid.samples))),
+            (self.reliability, (slice(None), *part)),
+            (self.features, (*part, slice(None))),
+        ]
 
     def write_unit(
         self,
         unit: Unit,
         probabilities: NDArray[np.float32],
-        attention: NDArray[np.float16] | None,
+        attention: NDArray[np.float16] | None = None,
+        reliability: NDArray[np.float16] | None = None,
+        features: NDArray[np.float16] | None = None,
         *,
         state: str,
         tiles: int,
@@ -294,8 +360,7 @@ class PredictionStore:
         Parameters
         ----------
         unit : the work unit.
-        probabilities : (K, rows, columns), 0 where nothing is predicted.
-        attention : (S, rows * samples, columns * samples) or None.
+        probabilities, attention, reliability, features : as in `UnitValues`.
         state : "done" or "partial".
         tiles, planned : tiles predicted so far in this unit, and tiles planned.
 
@@ -304,10 +369,11 @@ class PredictionStore:
         OutputRefused : the disk refuses.
         """
         try:
-            self.probabilities[(slice(None), *_part(unit, (1, 1)))] = probabilities
-            if attention is not None and self.attention is not None:
-                self.attention[(slice(None), *_part(unit, self.grid.samples))] = attention
-            self.labels[_part(unit, (1, 1))] = _label(probabilities)
+            self.probabilities[(slice(None), *unit_part(unit))] = probabilities
+            for values, (array, part) in zip((attention, reliability, features), self._further(unit), strict=True):
+                if values is not None and array is not None:
+                    array[part] = values
+            self.labels[unit_part(unit)] = labels_of(probabilities)
         except OSError as error:
             raise OutputRefused(
                 f"{self.path.name} cannot be written any further ({error.strerror or error}). "
@@ -318,56 +384,10 @@ class PredictionStore:
 
     def drop_unit(self, unit: Unit) -> None:
         """Delete what is on disk of one unit at full resolution: writing into a damaged shard would read it first."""
-        at = (unit.row // self.grid.unit_cells, unit.column // self.grid.unit_cells)
-        for kind in self.kinds:
-            leading = () if kind == "classes" else (0,)
-            shard = self.path.joinpath(kind, "0", "c", *map(str, (*leading, *at)))
-            shard.unlink(missing_ok=True)
-
-    def repair_pyramids(self) -> None:
-        """Make the lower levels again where one of them is damaged."""
-        damaged = False
-        for kind in self.kinds:
-            for level in range(1, self.grid.levels(kind)):
-                try:
-                    self.array(kind, level)[:]
-                except Exception as error:  # zarr, numcodecs and the disk each have their own
-                    _LOG.warning(
-                        "%s: %s/%d is damaged and will be made again (%s).", self.path.name, kind, level, error
-                    )
-                    shutil.rmtree(self.path / kind / str(level) / "c", ignore_errors=True)
-                    damaged = True
-        for unit in self.units() if damaged else ():
-            read = self.read_unit(unit)
-            if read is not None:
-                self.write_pyramid(unit, *read)
-
-    def write_pyramid(
-        self, unit: Unit, probabilities: NDArray[np.float32], attention: NDArray[np.float16] | None
-    ) -> None:
-        """Bring the lower pyramid levels up to date under one unit: means over predicted cells only."""
-        values: NDArray[Any] = probabilities
-        for level in range(1, self.grid.levels("probabilities")):
-            values = self._write_halved("probabilities", level, unit, values)
-            self.array("classes", level)[self._part_of_level("classes", level, unit)] = _label(values)
-        if attention is not None:
-            values = attention
-            for level in range(1, self.grid.levels("attention")):
-                values = self._write_halved("attention", level, unit, values)
-
-    def _part_of_level(self, kind: Kind, level: int, unit: Unit) -> tuple[slice, slice]:
-        y, x = self.grid.per_cell(kind)
-        shape = self.grid.shape(kind, level)
-        first = (unit.row * y >> level, unit.column * x >> level)
-        last = (-(-(unit.row + unit.rows) * y >> level), -(-(unit.column + unit.columns) * x >> level))
-        return slice(first[0], min(last[0], shape[0])), slice(first[1], min(last[1], shape[1]))
-
-    def _write_halved(self, kind: Kind, level: int, unit: Unit, values: NDArray[Any]) -> NDArray[Any]:
-        """Write one lower level under a unit and return it."""
-        part = self._part_of_level(kind, level, unit)
-        smaller = _mean_of_four(values)[:, : part[0].stop - part[0].start, : part[1].stop - part[1].start]
-        self.array(kind, level)[(slice(None), *part)] = smaller
-        return smaller
+        row, column = str(unit.row // self.grid.unit_cells), str(unit.column // self.grid.unit_cells)
+        shards = [Path(kind, "0", "c", *(() if kind == "classes" else ("0",)), row, column) for kind in self.kinds]
+        for shard in [*shards, Path("features", "c", row, column, "0")]:
+            (self.path / shard).unlink(missing_ok=True)
 
     def finish(self, state: str, **facts: Any) -> None:
         """Say how the run ended ("complete", "cancelled") with further facts for the attribute."""
@@ -381,156 +401,6 @@ class PredictionStore:
         document = json.loads((self.path / "zarr.json").read_text(encoding="utf-8"))
         document["attributes"]["pathotune"] = self.attrs
         _replace_text(self.path / "zarr.json", json.dumps(document, indent=1, ensure_ascii=False))
-
-    # ---- resuming ----------------------------------------------------------------------------------------------
-
-    def check_same(
-        self, *, grid: Grid, classes: Sequence[str], sources: Sequence[str], identity: Mapping[str, Any]
-    ) -> None:
-        """Raise StoreMismatch, naming every difference, unless this store is of exactly this work."""
-        here = {**self.attrs["identity"], "grid": self.attrs["grid"], "classes": self.class_names}
-        there = {**identity, "grid": grid.to_dict(), "classes": list(classes)}
-        here["sources"], there["sources"] = self.sources, list(sources) if all(grid.patches) else []
-        found = [
-            f"{name} ({_brief(here.get(key), there.get(key))})"
-            for key, name in _IDENTITY.items()
-            if here.get(key) != there.get(key)
-        ]
-        if found:
-            raise StoreMismatch(
-                f"{self.path.name} cannot be resumed, because it differs in its {', '.join(found)}. "
-                "Use --restart to replace it, or another --out to keep it."
-            )
-
-
-# ---- where stores are ------------------------------------------------------------------------------------------
-
-
-def store_path(slide_path: str | Path, tuning_name: str, out: str | Path) -> Path:
-    """Where the predictions of a slide by a tuning lie under a results folder.
-
-    A name that no file system would take is shortened, and a digest keeps it unique.
-    """
-    tuning = Path(tuning_name).name.removesuffix(".safetensors").removesuffix(".pathotune")
-    stem = f"{Path(slide_path).name}.{tuning}"
-    if len(stem.encode()) + len(SUFFIX) > 220:
-        digest = hashlib.sha256(stem.encode()).hexdigest()[:12]
-        stem = stem.encode()[:190].decode(errors="ignore") + "~" + digest
-    return Path(out) / f"{stem}{SUFFIX}"
-
-
-def find_stores(
-    slide_path: str | Path, extra_folders: Iterable[str | Path] = (), *, fingerprint: str | None = None
-) -> list[Path]:
-    """Every prediction store of a slide beside it, in the results folder and in further folders.
-
-    Parameters
-    ----------
-    slide_path : the slide.
-    extra_folders : more places to look, with their subfolders.
-    fingerprint : identity of the slide where it is known already; otherwise the slide is opened for it.
-
-    Returns
-    -------
-    Paths, newest first. Stores belong by the slide's fingerprint, so a renamed slide finds its own and a namesake
-    does not.
-    """
-    slide_path = Path(slide_path)
-    candidates = dict.fromkeys(slide_path.absolute().parent.glob(f"*{SUFFIX}"))
-    for folder in (settings().results_dir, *map(Path, extra_folders)):
-        candidates.update(dict.fromkeys(_stores_below(Path(folder).absolute())))
-    known = {path: read_attributes(path) for path in candidates}
-    if not any(known.values()):
-        return []
-    if fingerprint is None:
-        from pathotune.slides import open_slide
-
-        with open_slide(slide_path) as slide:
-            fingerprint = slide.fingerprint
-    found = [path for path, attrs in known.items() if attrs.get("identity", {}).get("slide") == fingerprint]
-    return sorted(found, key=lambda path: (path / "zarr.json").stat().st_mtime, reverse=True)
-
-
-def read_attributes(path: str | Path) -> dict[str, Any]:
-    """The attribute `pathotune` of a store, or {} where there is none; reads one small file, without zarr."""
-    try:
-        document = json.loads((Path(path) / "zarr.json").read_text(encoding="utf-8"))
-        attributes = document["attributes"]["pathotune"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
-    return attributes if isinstance(attributes, dict) else {}
-
-
-def remove_store(path: str | Path) -> None:
-    """Delete a prediction store; anything else in its place is refused.
-
-    Raises
-    ------
-    OutputRefused : the folder is not one of our stores, or it cannot be deleted.
-    """
-    path = Path(path)
-    if not read_attributes(path):
-        raise OutputRefused(f"{str(path)!r} is no prediction store, so it is not replaced. Choose another --out.")
-    doomed = path.with_name(f".{path.name}.{os.getpid()}.old")
-    try:
-        os.replace(path, doomed)
-    except OSError as error:
-        raise OutputRefused(f"{path.name} is in use and cannot be replaced ({error.strerror or error}).") from error
-    shutil.rmtree(doomed, ignore_errors=True)
-
-
-def _stores_below(folder: Path, depth: int = 4) -> Iterator[Path]:
-    try:
-        entries = [entry for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith(".")]
-    except OSError:
-        return
-    for entry in entries:
-        if entry.name.endswith(SUFFIX):
-            yield Path(entry.path)
-        elif depth and not entry.name.endswith(".zarr"):
-            yield from _stores_below(Path(entry.path), depth - 1)
-
-
-# ---- arrays ----------------------------------------------------------------------------------------------------
-
-
-def _part(unit: Unit, per_cell: tuple[int, int]) -> tuple[slice, slice]:
-    y, x = per_cell
-    return (
-        slice(unit.row * y, (unit.row + unit.rows) * y),
-        slice(unit.column * x, (unit.column + unit.columns) * x),
-    )
-
-
-def _label(probabilities: NDArray[Any]) -> NDArray[np.uint8]:
-    """(rows, columns) label of the most probable class, 0 where nothing is predicted."""
-    labels = probabilities.argmax(axis=0).astype(np.uint8) + np.uint8(1)
-    return np.where(probabilities.sum(axis=0) > 0, labels, np.uint8(0))
-
-
-def _mean_of_four(values: NDArray[Any]) -> NDArray[Any]:
-    """Half as many rows and columns; each the mean of the up to four values that are predicted."""
-    channels, rows, columns = values.shape
-    padded = np.zeros((channels, rows + rows % 2, columns + columns % 2), np.float32)
-    padded[:, :rows, :columns] = values
-    quads = padded.reshape(channels, padded.shape[1] // 2, 2, padded.shape[2] // 2, 2)
-    predicted = (quads > 0).any(axis=0, keepdims=True)
-    count = predicted.sum(axis=(2, 4))
-    mean = quads.sum(axis=(2, 4)) / np.maximum(count, 1)
-    return np.asarray(mean.astype(values.dtype))
-
-
-def _brief(here: Any, there: Any) -> str:
-    """What differs, short: of two mappings only the keys that do."""
-    if isinstance(here, Mapping) and isinstance(there, Mapping):
-        keys = [key for key in {**here, **there} if here.get(key) != there.get(key)]
-        return "; ".join(f"{key}: {here.get(key)} there, {there.get(key)} now" for key in keys)
-    return f"{_short(here)} there, {_short(there)} now"
-
-
-def _short(value: Any) -> str:
-    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-    return text if len(text) <= 24 else f"{text[:12]}…"
 
 
 def _replace_text(path: Path, text: str) -> None:

@@ -7,53 +7,80 @@ import platform
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pathotune.device import Precision
-from pathotune.inference.plan import Grid
+from pathotune.errors import OutputRefused
+from pathotune.inference.batches import Run
+from pathotune.inference.locations import read_attributes, set_aside
 from pathotune.inference.predictions import PredictionStore
+from pathotune.inference.tilemodel import Kept
+from pathotune.inference.work import Place, Work
 
 if TYPE_CHECKING:
     from pathotune.backbones.surface import Backbone
-    from pathotune.methods.checkpoint import Tuning
-    from pathotune.slides.slide import Slide
 
 
 def begin_store(
-    path: Path,
-    slide: Slide,
-    tuning: Tuning,
+    place: Place,
+    work: Work,
+    run: Run,
     backbone: Backbone,
-    grid: Grid,
-    sources: tuple[str, ...],
+    kept: Kept,
     precision: Precision,
-    device: str,
-    arguments: Mapping[str, Any],
+    part: Mapping[str, Any],
 ) -> PredictionStore:
-    """The store to go on with, or a new one.
+    """The store to go on with, or a new one; what was in its place is moved aside, and back where that fails.
+
+    `part` says what of the slide is predicted: stride_px, box_px0, polygon.
 
     Raises
     ------
-    StoreMismatch : what is there was made from something else; the difference is named.
     OutputRefused : a new one cannot be written.
     """
-    identity = {
-        "slide": slide.fingerprint,
-        "tuning": tuning.fingerprint,
-        "backbone": backbone.weights_sha256,
-        "reading": tuning.reading.to_dict(),
-        "precision": precision.name,
+    arguments = {
+        "slide": str(run.slide.path),
+        "tuning": str(run.tuning.path) if run.tuning.path else None,
+        "batch_size": run.batch_size,
+        "deterministic": run.deterministic,
+        "stride_px": part["stride_px"],
+        "box_px0": part["box_px0"],
+        "polygon_px0": part["polygon"] and part["polygon"].wkt,
     }
-    job = {"command": "predict", "arguments": dict(arguments)}
-    if path.exists():
-        store = PredictionStore.open(path)
-        store.check_same(grid=grid, classes=tuning.class_names, sources=sources, identity=identity)
-        store.attrs.setdefault("earlier_jobs", []).append(store.attrs.get("job"))
-        store.attrs["job"] = job
-        return store
-    mpp = slide.require_mpp()
+    job = {"command": "predict", "arguments": arguments}
+    if place.store is not None:
+        attributes = place.store.attrs
+        attributes.setdefault("earlier_jobs", []).append(attributes.get("job"))
+        attributes["job"] = job
+        return place.store
+    aside = set_aside(place.path) if place.is_taken else None
+    replaced = [] if aside is None else [{"name": aside.name, "created": read_attributes(aside).get("created")}]
     facts = {
+        **_facts(run, backbone, precision),
+        "job": job,
+        "replaces": replaced,
+    }
+    try:
+        return PredictionStore.create(
+            place.path,
+            grid=work.grid,
+            classes=run.tuning.classes,
+            sources=kept.sources,
+            reliability=kept.reliability,
+            features=kept.features,
+            identity={**work.identity(), "precision": precision.name},
+            facts=facts,
+        )
+    except OutputRefused:
+        if aside is not None:
+            aside.rename(place.path)
+        raise
+
+
+def _facts(run: Run, backbone: Backbone, precision: Precision) -> dict[str, Any]:
+    slide, tuning = run.slide, run.tuning
+    mpp = slide.require_mpp()
+    return {
         "slide": {
             "name": slide.name,
             "width_px0": slide.width_px0,
@@ -64,17 +91,13 @@ def begin_store(
         },
         "tuning": {"name": tuning.name, "method": tuning.method},
         "backbone": {"name": backbone.card.name, "source": backbone.weights_source},
-        "job": job,
-        "device": device,
-        "device_name": device_name(device),
+        "device": run.device,
+        "device_name": device_name(run.device),
         "precision_difference": precision.difference,
         "attention_unit": "share of the tile's attention times its number of patches",
         "versions": versions(),
         "created": now(),
     }
-    return PredictionStore.create(
-        path, grid=grid, classes=tuning.classes, sources=sources, identity=identity, facts=facts
-    )
 
 
 def device_name(device: str) -> str:

@@ -11,6 +11,14 @@ import numpy as np
 from pathotune.inference.plan import Grid, Kind
 
 _WHOLE_LEVEL_BYTES = 64 * 2**20
+_TYPES: dict[Kind, str] = {
+    "probabilities": "float32",
+    "attention": "float16",
+    "classes": "uint8",
+    "reliability": "float16",
+}
+# Upper end of the contrast other programs begin with; attention and distance have 1 for the ordinary.
+_TOPS: dict[Kind, float] = {"probabilities": 1.0, "attention": 4.0, "reliability": 1.0}
 
 
 def write_skeleton(path: Path, attributes: dict[str, Any], grid: Grid) -> None:
@@ -19,27 +27,53 @@ def write_skeleton(path: Path, attributes: dict[str, Any], grid: Grid) -> None:
     from zarr.codecs import ZstdCodec
 
     zarr.create_group(str(path), attributes={"pathotune": attributes})
-    counts = {"probabilities": len(attributes["classes"]), "attention": len(attributes["sources"]), "classes": 0}
-    types = {"probabilities": "float32", "attention": "float16", "classes": "uint8"}
-    kinds: tuple[Kind, ...] = ("probabilities", "attention", "classes")
-    for kind in kinds:
-        if kind == "attention" and not counts[kind]:
-            continue
+    channels = channel_names(attributes)
+    for kind in image_kinds(attributes):
         zarr.create_group(str(path / kind), attributes={"ome": _ome_metadata(kind, grid, attributes)})
         for level in range(grid.levels(kind)):
-            leading = (counts[kind],) if counts[kind] else ()
+            leading = (len(channels[kind]),) if kind != "classes" else ()
             shape = (*leading, *grid.shape(kind, level))
-            chunks, shards = _chunking(kind, level, grid, leading, np.dtype(types[kind]).itemsize)
+            chunks, shards = _chunking(kind, level, grid, leading, np.dtype(_TYPES[kind]).itemsize)
             zarr.create_array(
                 str(path / kind / str(level)),
                 shape=shape,
-                dtype=types[kind],
+                dtype=_TYPES[kind],
                 chunks=chunks,
                 shards=shards,
                 fill_value=0,
                 compressors=[ZstdCodec(level=3, checksum=True)],
                 dimension_names=("c", "y", "x") if leading else ("y", "x"),
             )
+    width = attributes.get("features", 0)
+    if width:
+        zarr.create_array(
+            str(path / "features"),
+            shape=(grid.rows, grid.columns, width),
+            dtype="float16",
+            chunks=(grid.chunk, grid.chunk, width),
+            shards=(grid.unit_cells, grid.unit_cells, width),
+            fill_value=0,
+            compressors=[ZstdCodec(level=3, checksum=True)],
+            dimension_names=("y", "x", "feature"),
+        )
+
+
+def image_kinds(attributes: Mapping[str, Any]) -> list[Kind]:
+    """The images a store with this attribute `pathotune` holds; those of earlier versions know no reliability."""
+    kinds: list[Kind] = ["probabilities"]
+    kinds += ["attention"] if attributes["sources"] else []
+    kinds += ["classes"]
+    kinds += ["reliability"] if attributes.get("reliability") else []
+    return kinds
+
+
+def channel_names(attributes: Mapping[str, Any]) -> dict[Kind, list[str]]:
+    """What the channels of each image are called."""
+    return {
+        "probabilities": [entry["name"] for entry in attributes["classes"]],
+        "attention": list(attributes["sources"]),
+        "reliability": list(attributes.get("reliability", ())),
+    }
 
 
 def _chunking(
@@ -47,7 +81,7 @@ def _chunking(
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Inner chunks and shards: at full resolution one shard per work unit, below it one per level while small."""
     y, x = grid.per_cell(kind)
-    first = () if not leading else (1,) if kind == "attention" else leading
+    first = () if not leading else (1,) if kind in ("attention", "reliability") else leading
     chunk = (grid.chunk * y, grid.chunk * x)
     shard = (grid.unit_cells * y, grid.unit_cells * x)
     if level:
@@ -86,9 +120,9 @@ def _ome_metadata(kind: Kind, grid: Grid, attributes: Mapping[str, Any]) -> dict
             "properties": [{"label-value": label, "name": entry["name"]} for label, entry in labelled],
         }
     else:
-        entries = attributes["classes"] if kind == "probabilities" else [{"name": n} for n in attributes["sources"]]
-        top = 1.0 if kind == "probabilities" else 4.0
-        window = {"min": 0.0, "max": top, "start": 0.0, "end": top}
+        names = channel_names(attributes)[kind]
+        entries = attributes["classes"] if kind == "probabilities" else [{"name": name} for name in names]
+        window = {"min": 0.0, "max": _TOPS[kind], "start": 0.0, "end": _TOPS[kind]}
         ome["omero"] = {
             "channels": [
                 {"label": entry["name"], "color": "{:02X}{:02X}{:02X}".format(*rgb(entry)), "window": window}

@@ -6,14 +6,17 @@ import queue
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pathotune.events import ShardDone
+from pathotune.inference.cells import UnitValues
 from pathotune.inference.plan import Unit
 from pathotune.inference.predictions import PredictionStore
+from pathotune.inference.pyramids import repair_pyramids, write_pyramid
+from pathotune.inference.tilemodel import Answer
 
 FLUSH_S = 1.0
 """How often a unit that is not whole yet is written, so that it can be seen and a killed run loses little."""
@@ -26,8 +29,7 @@ class _Filling:
     """One unit in memory."""
 
     unit: Unit
-    probabilities: NDArray[np.float32]  # (K, rows, columns)
-    attention: NDArray[np.float16] | None  # (S, rows * samples, columns * samples)
+    values: UnitValues
     planned: int
     left: int
     new: list[tuple[int, int]]
@@ -77,13 +79,15 @@ class StoreStream:
             if read is None:
                 self._store.drop_unit(unit)
                 continue
-            there = read[0].sum(axis=0)[self._row[members] - unit.row, self._column[members] - unit.column] > 0
+            there = (
+                read.probabilities.sum(axis=0)[self._row[members] - unit.row, self._column[members] - unit.column] > 0
+            )
             if there.all():
                 done[members] = True
                 self._units_done += 1
             elif not whole_units:
                 done[members[there]] = True
-        self._store.repair_pyramids()
+        repair_pyramids(self._store)
         return done
 
     def unit_of(self, tiles: NDArray[np.intp]) -> NDArray[np.intp]:
@@ -94,32 +98,30 @@ class StoreStream:
         """The unit's arrays, with what the store has of it."""
         unit = self._grid.unit(index)
         read = self._store.read_unit(unit) if str(index) in self._store.attrs["shards"] else None
-        if read is None:
-            y, x = self._grid.samples
-            shape = (len(self._store.classes), unit.rows, unit.columns)
-            attention = None
-            if self._store.sources:
-                attention = np.zeros((len(self._store.sources), unit.rows * y, unit.columns * x), np.float16)
-            read = np.zeros(shape, np.float32), attention
+        values = self._empty(unit) if read is None else read
         members = self._unit_of == index
-        return _Filling(unit, *read, int(self._planned[index]), int((members & ~done).sum()), [])
+        return _Filling(unit, values, int(self._planned[index]), int((members & ~done).sum()), [])
+
+    def _empty(self, unit: Unit) -> UnitValues:
+        """Zeros for everything the store keeps."""
+        store, (y, x) = self._store, self._grid.samples
+        cells, sources, numbers = (unit.rows, unit.columns), len(store.sources), len(store.reliability_names)
+        return UnitValues(
+            np.zeros((len(store.classes), *cells), np.float32),
+            np.zeros((sources, unit.rows * y, unit.columns * x), np.float16) if sources else None,
+            np.zeros((numbers, *cells), np.float16) if numbers else None,
+            np.zeros((*cells, store.features.shape[2]), np.float16) if store.features is not None else None,
+        )
 
     # ---- taking and writing ------------------------------------------------------------------------------------
 
-    def put(
-        self,
-        tiles: NDArray[np.intp],
-        probabilities: NDArray[np.float32],
-        attention: NDArray[np.float16] | None,
-        done: NDArray[np.bool_],
-    ) -> None:
+    def put(self, tiles: NDArray[np.intp], answer: Answer, done: NDArray[np.bool_]) -> None:
         """Values of some tiles; `done` is updated.
 
         Parameters
         ----------
         tiles : (b,) indices into the planned tiles.
-        probabilities : (b, K).
-        attention : (b, S, patch rows, patch columns) or None.
+        answer : what the model says of them.
         done : (n,) which planned tiles are predicted.
         """
         for place, tile in enumerate(tiles.tolist()):
@@ -128,15 +130,23 @@ class StoreStream:
                 self._filling[index] = self._open(index, done)
             filling = self._filling[index]
             row, column = int(self._row[tile]) - filling.unit.row, int(self._column[tile]) - filling.unit.column
-            filling.probabilities[:, row, column] = probabilities[place]
-            if attention is not None and filling.attention is not None:
-                self._put_attention(filling.attention, row, column, attention[place])
+            self._put_tile(filling.values, row, column, answer, place)
             filling.new.append((row, column))
             filling.left -= 1
             done[tile] = True
             if filling.left == 0:
                 self._write(self._filling.pop(index))
         self._flush_if_due()
+
+    def _put_tile(self, values: UnitValues, row: int, column: int, answer: Answer, place: int) -> None:
+        """One tile of a batch into its cell."""
+        values.probabilities[:, row, column] = answer.probabilities[place]
+        if values.attention is not None and answer.attention is not None:
+            self._put_attention(values.attention, row, column, answer.attention[place])
+        if values.reliability is not None and answer.reliability is not None:
+            values.reliability[:, row, column] = answer.reliability[place]
+        if values.features is not None and answer.features is not None:
+            values.features[row, column] = answer.features[place]
 
     def _put_attention(self, array: NDArray[np.float16], row: int, column: int, values: NDArray[np.float16]) -> None:
         if self._patches is None:
@@ -160,19 +170,10 @@ class StoreStream:
         self._flushed_at = time.monotonic()
         if not filling.new:
             return
-        copied = (
-            filling
-            if is_whole
-            else _Filling(
-                filling.unit,
-                filling.probabilities.copy(),
-                None if filling.attention is None else filling.attention.copy(),
-                filling.planned,
-                filling.left,
-                filling.new,
-            )
-        )
+        copied = filling
         if not is_whole:
+            # The thread writes what was there now, while more tiles come.
+            copied = replace(filling, values=filling.values.copy())
             filling.new = []
         self._writes.append(self._pool.submit(self._write_unit, copied, is_whole))
 
@@ -182,14 +183,13 @@ class StoreStream:
         is_done = filling.left == 0
         self._store.write_unit(
             filling.unit,
-            filling.probabilities,
-            filling.attention,
+            *filling.values,
             state="done" if is_done else "partial",
-            tiles=int((filling.probabilities.sum(axis=0) > 0).sum()),
+            tiles=int((filling.values.probabilities.sum(axis=0) > 0).sum()),
             planned=filling.planned,
         )
         if with_pyramid:
-            self._store.write_pyramid(filling.unit, filling.probabilities, filling.attention)
+            write_pyramid(self._store, filling.unit, filling.values)
         else:
             self._write_seconds = time.monotonic() - started
         self._units_done += is_done

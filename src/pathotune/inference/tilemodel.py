@@ -4,20 +4,61 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pathotune.device import Precision, number_format
+from pathotune.inference.cells import uncertainty_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from pathotune.backbones.surface import Backbone
+    import torch
 
-Answer = tuple[NDArray[np.float32], NDArray[np.float16] | None]
+    from pathotune.backbones.surface import Backbone
+    from pathotune.methods.checkpoint import Tuning
+
 _MOST_LANES = 4
+_LARGEST = 65504.0  # of float16
+
+
+class Answer(NamedTuple):
+    """What is kept of some tiles; None what is not wanted.
+
+    probabilities : (b, K).
+    attention : (b, S, patch rows, patch columns).
+    reliability : (b, M).
+    features : (b, D).
+    """
+
+    probabilities: NDArray[np.float32]
+    attention: NDArray[np.float16] | None = None
+    reliability: NDArray[np.float16] | None = None
+    features: NDArray[np.float16] | None = None
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What a store keeps of each tile beside its probabilities.
+
+    sources : names of the attention maps.
+    reliability : of "uncertainty" and "distance".
+    features : width of the features, 0 where they are not kept.
+    """
+
+    sources: tuple[str, ...] = ()
+    reliability: tuple[str, ...] = ()
+    features: int = 0
+
+
+def reliability_of(tuning: Tuning) -> tuple[str, ...]:
+    """What can be said of how far this tuning's predictions can be trusted; older tunings know no distance."""
+    from pathotune.training.distance import FeatureSpace
+
+    return ("uncertainty",) if FeatureSpace.of(tuning) is None else ("uncertainty", "distance")
 
 
 class StoppedInside(Exception):
@@ -33,17 +74,22 @@ class TileModel:
     backbone : its backbone.
     device : where both are.
     precision : the number format.
-    sources : the attention maps wanted.
+    kept : what is wanted beside the probabilities.
+    tuning : with its statistics, where a distance is wanted.
     """
 
     def __init__(
-        self, model: Any, backbone: Backbone, device: str, precision: Precision, sources: tuple[str, ...]
+        self, model: Any, backbone: Backbone, device: str, precision: Precision, kept: Kept, tuning: Tuning
     ) -> None:
         self.model, self.backbone, self.device, self.precision = model, backbone, device, precision
-        self._sources = sources
+        self._kept, self._space = kept, None
+        if "distance" in kept.reliability:
+            from pathotune.training.distance import FeatureSpace
+
+            self._space = FeatureSpace.of(tuning)
 
     def __call__(self, images: NDArray[np.uint8]) -> Answer:
-        """Probabilities (b, K) float32 and attention (b, S, rows, columns) float16 of tiles (b, h, w, 3)."""
+        """What is kept of tiles (b, h, w, 3)."""
         import torch
 
         from pathotune.inference.attention import relative_attention
@@ -54,11 +100,22 @@ class TileModel:
                 batch = batch.pin_memory().to(self.device, non_blocking=True)
             else:
                 batch = batch.to(self.device)
-            answer = self.model(self.backbone.normalise(batch), attention=bool(self._sources))
-            probabilities = answer.logits.float().softmax(dim=1)  # (batch, class)
-            attention = relative_attention(answer.attention, self._sources) if self._sources else None
-            values = probabilities.cpu().numpy()
-            return values, None if attention is None else attention.cpu().numpy()
+            sources = self._kept.sources
+            answer = self.model(self.backbone.normalise(batch), attention=bool(sources))
+            probabilities = answer.logits.float().softmax(dim=1).cpu().numpy()  # (batch, class)
+            attention = relative_attention(answer.attention, sources).cpu().numpy() if sources else None
+            reliability = self._reliability(probabilities, answer.features) if self._kept.reliability else None
+            features = None
+            if self._kept.features:
+                features = answer.features.clamp(-_LARGEST, _LARGEST).half().cpu().numpy()
+            return Answer(probabilities, attention, reliability, features)
+
+    def _reliability(self, probabilities: NDArray[np.float32], features: torch.Tensor) -> NDArray[np.float16]:
+        """(b, M) as `Kept.reliability` names it."""
+        values = [uncertainty_of(probabilities.T)]
+        if self._space is not None:
+            values.append(self._space.distance(features.float().cpu().numpy()))
+        return np.stack(values, axis=1).clip(0, _LARGEST).astype(np.float16)
 
 
 class Lanes:

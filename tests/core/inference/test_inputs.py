@@ -103,6 +103,24 @@ def test_one_slide_gives_one_document(model: Any, loaded: Any, slide_path: Path,
     assert document["status"] == "done" and document["tiles"] > 0 and Path(document["store"]).is_dir()
 
 
+def test_another_stride_is_refused_kept_beside_or_replaced(
+    model: Any, loaded: Any, make_slide: Any, tmp_path: Path
+) -> None:
+    slide, out = make_slide(tmp_path / "a.tiff", size=(700, 500), boundary_px0=300), tmp_path / "out"
+    line = ["predict", str(slide), "--tuning", "t", "--out", str(out), "--json", "--device", "cpu", "--no-attention"]
+
+    def status(*further: str) -> tuple[int, str, list[str]]:
+        answer = CliRunner().invoke(app, [*line, *further])
+        return answer.exit_code, json.loads(answer.stdout)["status"], sorted(path.name for path in out.iterdir())
+
+    first, second = "a.tiff.brightness.pathotune.zarr", "a.tiff.brightness~2.pathotune.zarr"
+    assert status() == (0, "done", [first])
+    assert status("--stride", "16") == (1, "failed", [first])
+    assert status("--stride", "16", "--on-mismatch", "beside", "--keep-features") == (0, "done", [first, second])
+    assert status("--stride", "16", "--on-mismatch", "beside") == (0, "resumed", [first, second])
+    assert status("--stride", "24", "--restart") == (0, "done", [first, second])
+
+
 def test_one_bad_slide_does_not_stop_the_others(model: Any, loaded: Any, make_slide: Any, tmp_path: Path) -> None:
     folder = tmp_path / "slides"
     folder.mkdir()

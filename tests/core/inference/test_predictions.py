@@ -13,6 +13,7 @@ import pytest
 import zarr
 
 from pathotune.errors import FileMissing, OutputRefused, StoreUnreadable
+from pathotune.inference.cells import UnitValues
 from pathotune.inference.plan import MAX_UNITS, Grid, order_tiles
 from pathotune.inference.predictions import (
     PredictionStore,
@@ -21,6 +22,7 @@ from pathotune.inference.predictions import (
     remove_store,
     store_path,
 )
+from pathotune.inference.pyramids import write_pyramid
 from pathotune.tiles.tileset import Reading, TileSet
 
 Run = Callable[..., tuple[dict[str, Any], list[Any]]]
@@ -39,18 +41,27 @@ def tiles_of(layout: Grid, rows: np.ndarray, columns: np.ndarray) -> TileSet:
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(1, 1), (3, 200), (40, 40), (268, 268), (500, 90), (700, 650)])
-def test_at_most_some_fifty_files(tmp_path: Path, rows: int, columns: int) -> None:
+@pytest.mark.parametrize("extra", [False, True])
+def test_at_most_some_fifty_files(tmp_path: Path, rows: int, columns: int, extra: bool) -> None:
     layout = grid(rows, columns)
-    store = PredictionStore.create(tmp_path / "s.zarr", grid=layout, classes=CLASSES, sources=["cls"], identity={})
+    kept = {"sources": ["cls"], "reliability": ["uncertainty", "distance"] if extra else [], "features": 8 * extra}
+    store = PredictionStore.create(tmp_path / "s.zarr", grid=layout, classes=CLASSES, identity={}, **kept)
     rng = np.random.default_rng(0)
     for unit in store.units():
         first = rng.random((unit.rows, unit.columns), np.float32)
         attention = rng.random((1, unit.rows * 4, unit.columns * 4)).astype(np.float16)
         probabilities = np.stack([first, 1 - first])
-        store.write_unit(unit, probabilities, attention, state="done", tiles=1, planned=1)
-        store.write_pyramid(unit, probabilities, attention)
+        values = UnitValues(probabilities, attention)
+        if extra:
+            reliability = np.ones((2, unit.rows, unit.columns), np.float16)
+            values = values._replace(
+                reliability=reliability, features=np.ones((unit.rows, unit.columns, 8), np.float16)
+            )
+        store.write_unit(unit, *values, state="done", tiles=1, planned=1)
+        write_pyramid(store, unit, values)
     files = [path for path in (tmp_path / "s.zarr").rglob("*") if path.is_file()]
-    assert len(files) <= 52 and not [path for path in files if path.name.endswith(".tmp")]
+    # Uncertainty, distance and features are for a person who looks at one slide, not for a batch.
+    assert len(files) <= (73 if extra else 52) and not [path for path in files if path.name.endswith(".tmp")]
     assert len(list(store.units())) <= MAX_UNITS
     for kind in store.kinds:
         for level, array in enumerate(store.pyramid(kind)):

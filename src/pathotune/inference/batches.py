@@ -1,0 +1,139 @@
+"""Batch after batch through the model: several on their way at a time, in smaller passes where memory runs out."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pathotune.device import Precision
+from pathotune.errors import NotFinite, TooLittleMemory
+from pathotune.events import Event, Note
+from pathotune.inference.stream import StoreStream
+from pathotune.inference.tilemodel import Answer, Lanes, StoppedInside, free_memory, is_out_of_memory
+from pathotune.tiles.reader import TileReader
+from pathotune.tiles.tileset import TileSet
+
+if TYPE_CHECKING:
+    from pathotune.methods.checkpoint import Tuning
+    from pathotune.slides.slide import Slide
+
+
+@dataclass
+class Run:
+    """What one call of `predict_slide` knows and counts.
+
+    order : in which the tiles are predicted.
+    batch_size : of the batches to come; it shrinks when memory runs out.
+    started : time.monotonic() of the call.
+    new : tiles predicted so far.
+    was_cancelled : whether somebody asked to stop.
+    """
+
+    slide: Slide
+    tuning: Tuning
+    device: str
+    tiles: TileSet
+    order: NDArray[np.intp]
+    deterministic: bool
+    cancel: Callable[[], bool]
+    batch_size: int
+    started: float
+    new: int = 0
+    was_cancelled: bool = False
+
+
+@dataclass
+class Batch:
+    """Tiles whose answer is on its way, and the queue of those behind them."""
+
+    indices: NDArray[np.intp]
+    images: NDArray[np.uint8]
+    answer: Future[Answer]
+    later: Collection[Batch]
+
+
+def answered(run: Run, lanes: Lanes, reader: TileReader, parts: list[NDArray[np.intp]]) -> Iterator[Batch]:
+    """Batches in the order of the tiles, each with its answer on the way and the later ones running."""
+    waiting: deque[Batch] = deque()
+    for part in parts:
+        with reader.batches(run.tiles, run.batch_size, order=part) as batches:
+            for indices, images in batches:
+                at = 0
+                while at < len(indices):
+                    some = slice(at, at + run.batch_size)
+                    batch = Batch(indices[some], images[some], lanes.submit(images[some]), waiting)
+                    at += len(batch.indices)
+                    waiting.append(batch)
+                    while len(waiting) > lanes.count:
+                        yield waiting.popleft()
+                if run.was_cancelled or run.cancel():
+                    run.was_cancelled = True
+                    break
+        if run.was_cancelled:
+            break
+    while waiting:
+        yield waiting.popleft()
+
+
+def take(run: Run, stream: StoreStream, lanes: Lanes, batch: Batch, done: NDArray[np.bool_]) -> Iterator[Event]:
+    """One batch into the stream; where memory ran out, in smaller passes and alone."""
+    at, size = 0, len(batch.indices)
+    while at < len(batch.indices):
+        some = slice(at, at + size)
+        indices = batch.indices[some]
+        try:
+            if at == 0 and size == len(batch.indices):
+                answer = batch.answer.result()
+            else:
+                answer = lanes.alone(batch.images[some], [later.answer for later in batch.later])
+        except StoppedInside:
+            run.was_cancelled = True
+            return
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            yield from _smaller(run, len(indices), error)
+            size = run.batch_size
+            continue
+        _check_finite(run, indices, answer, lanes.precision)
+        stream.put(indices, answer, done)
+        run.new += len(indices)
+        at += len(indices)
+
+
+def _smaller(run: Run, size: int, error: Exception) -> Iterator[Event]:
+    """Halve the batch from here on, or say that even one tile is too much."""
+    if size == 1:
+        raise TooLittleMemory(
+            f"Memory ran out with a single tile at a time on {run.device}. "
+            "Close other programs, or use a smaller backbone or another --device."
+        ) from error
+    free_memory(run.device)
+    if size <= run.batch_size:  # a larger one was on its way before
+        run.batch_size = size // 2
+        yield Note(f"Memory ran out with {size} tiles at a time; going on with {run.batch_size}.", "warning")
+
+
+def _check_finite(run: Run, indices: NDArray[np.intp], answer: Answer, precision: Precision) -> None:
+    good = np.ones(len(indices), bool)
+    for values in answer:
+        if values is not None:
+            good &= np.isfinite(values).reshape(len(indices), -1).all(axis=1)
+    if good.all():
+        return
+    tile = int(indices[int(np.argmin(good))])
+    x, y = run.tiles.x_px0[tile], run.tiles.y_px0[tile]
+    advice = (
+        "Try --precision float32."
+        if precision.name != "float32"
+        else "Its tuning is damaged or went wrong: tune again."
+    )
+    raise NotFinite(
+        f"The model gave no finite number for the tile at ({x:.0f}, {y:.0f}) px of {run.slide.name}. {advice}"
+    )
