@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 
 import pytest
@@ -37,30 +36,68 @@ def test_a_device_that_fails_its_forward_pass_is_passed_over(monkeypatch: pytest
     assert device.pick_device() == "cpu"
 
 
-def _slow(tiles: Tensor, in_float32: float, in_bfloat16: float) -> Tensor:
-    rounded = torch.is_autocast_enabled("cpu")
-    time.sleep(in_bfloat16 if rounded else in_float32)
-    return tiles
+class Clock:
+    """A clock that passes of a model move by what each number format is said to cost."""
+
+    def __init__(self, in_float32: float, in_bfloat16: float) -> None:
+        self.now, self.passes = 0.0, 0
+        self.costs = (in_float32, in_bfloat16)
+        self.delay: Callable[[int], float] = lambda number: 0.0
+
+    def forward(self, tiles: Tensor) -> Tensor:
+        self.passes += 1
+        self.now += self.costs[torch.is_autocast_enabled("cpu")] + self.delay(self.passes)
+        return tiles
 
 
-def test_bfloat16_is_taken_where_it_is_faster_and_agrees() -> None:
-    probe = torch.rand(2, 5)
-    chosen = device.choose_precision(lambda tiles: _slow(tiles, 0.03, 0.005), probe, "cpu")
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float, float], Clock]:
+    def make(in_float32: float, in_bfloat16: float) -> Clock:
+        made = Clock(in_float32, in_bfloat16)
+        monkeypatch.setattr(device.time, "perf_counter", lambda: made.now)
+        return made
+
+    return make
+
+
+MakeClock = Callable[[float, float], Clock]
+
+
+def test_bfloat16_is_taken_where_it_is_faster_and_agrees(clock: MakeClock) -> None:
+    chosen = device.choose_precision(clock(0.03, 0.005).forward, torch.rand(2, 5), "cpu")
     assert chosen.name == "bfloat16"
     assert chosen.difference == 0
-    assert chosen.speedup is not None and chosen.speedup > 2
+    assert chosen.speedup == pytest.approx(6)
     assert "times as fast" in chosen.reason
 
 
-def test_bfloat16_is_left_where_it_is_slower() -> None:
-    chosen = device.choose_precision(lambda tiles: _slow(tiles, 0.005, 0.02), torch.rand(2, 5), "cpu")
+def test_bfloat16_is_left_where_it_is_slower(clock: MakeClock) -> None:
+    chosen = device.choose_precision(clock(0.005, 0.02).forward, torch.rand(2, 5), "cpu")
     assert chosen.name == "float32"
     assert "not worth it" in chosen.reason
 
 
-def test_bfloat16_is_left_where_it_disagrees() -> None:
+@pytest.mark.parametrize("busy", [range(1, 13), range(4, 16), range(2, 17, 2), range(1, 17, 2)])
+@pytest.mark.parametrize("costs", [(0.02, 0.01), (0.01, 0.02)])
+def test_a_busy_machine_does_not_decide(clock: MakeClock, busy: range, costs: tuple[float, float]) -> None:
+    """Other programs delay all passes of a while, or by ill luck those of one number format but for the last pair."""
+    watch = clock(*costs)
+    watch.delay = lambda number: 0.03 if number in busy and number < 15 else 0.0
+    chosen = device.choose_precision(watch.forward, torch.rand(2, 5), "cpu")
+    assert chosen.speedup == pytest.approx(costs[0] / costs[1])
+
+
+def test_the_probe_of_a_slow_model_is_short(clock: MakeClock) -> None:
+    watch = clock(20.0, 10.0)
+    assert device.choose_precision(watch.forward, torch.rand(8, 5), "cpu").name == "bfloat16"
+    assert watch.passes == 4, "one pass of each to compare, one of each to time"
+
+
+def test_bfloat16_is_left_where_it_disagrees(clock: MakeClock) -> None:
+    watch = clock(0.02, 0.002)
+
     def rounding(tiles: Tensor) -> Tensor:
-        result = _slow(tiles, 0.02, 0.002)
+        result = watch.forward(tiles)
         # One sample of two is off by a tenth: the worst one counts.
         return result * torch.tensor([[1.1], [1.0]]) if torch.is_autocast_enabled("cpu") else result
 
@@ -80,12 +117,12 @@ def test_bfloat16_that_is_not_finite_is_refused() -> None:
         device.choose_precision(overflowing, torch.rand(2, 5), "cpu", wanted="bfloat16")
 
 
-def test_a_format_that_is_asked_for_is_not_argued_with() -> None:
+def test_a_format_that_is_asked_for_is_not_argued_with(clock: MakeClock) -> None:
     def never(tiles: Tensor) -> Tensor:
         raise RuntimeError("float32 needs no probe")
 
     assert device.choose_precision(never, torch.rand(1, 1), "cpu", wanted="float32").name == "float32"
-    slow = device.choose_precision(lambda tiles: _slow(tiles, 0.002, 0.01), torch.rand(1, 5), "cpu", wanted="bfloat16")
+    slow = device.choose_precision(clock(0.002, 0.01).forward, torch.rand(1, 5), "cpu", wanted="bfloat16")
     assert slow.name == "bfloat16"
     with pytest.raises(UsageError, match="no precision 'float8'"):
         device.choose_precision(never, torch.rand(1, 1), "cpu", wanted="float8")
