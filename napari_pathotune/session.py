@@ -468,12 +468,17 @@ class Session:
             self.drawings_changed.emit()
 
     def _lay_on_slide(self, layer: Any) -> None:
-        """An empty layer made by napari's own button gets the slide's units: one without switches them off for all."""
+        """A layer made by napari's own button gets the slide's units: one without switches them off for all.
+
+        What it holds stays where it is, as the world is in micrometres already.
+        """
         slide_layer = self.active_layer
-        if slide_layer is None or facts(layer) or len(layer.data) or layer.ndim != 2:
+        if slide_layer is None or facts(layer) or layer.ndim != 2:
             return
-        layer.units = slide_layer.units
-        layer.metadata["pathotune"] = {"kind": "regions", "slide_path": facts(slide_layer)["path"], "source": ""}
+        if all(str(unit) == "pixel" for unit in layer.units):
+            layer.units = slide_layer.units
+        if not len(layer.data):
+            layer.metadata["pathotune"] = {"kind": "regions", "slide_path": facts(slide_layer)["path"], "source": ""}
 
     def _join(self, layer: Any, kind: str, about: dict[str, Any]) -> None:
         result = self.result_at(about["store"])

@@ -56,7 +56,9 @@ def open_window(paths: Sequence[Path], show: bool = True) -> tuple[Any, Any]:
     from napari_pathotune.opening import open_paths
 
     viewer = napari.Viewer(show=show, title="pathotune")
-    _, dock = viewer.window.add_plugin_dock_widget("pathotune", "PathoTune")
+    place, dock = viewer.window.add_plugin_dock_widget("pathotune", "PathoTune")
+    viewer.window.add_plugin_dock_widget("pathotune", "Overview", tabify=True)
+    place.raise_()
     folder = folder_of_slides(paths)
     if folder is not None:
         from napari_pathotune.widgets.slides import slides_in

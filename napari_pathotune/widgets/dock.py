@@ -8,6 +8,7 @@ from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QFrame, QScrollArea, QSizePolicy, QTabWidget, QVBoxLayout, QWidget
 
 from napari_pathotune.session import session_of
+from napari_pathotune.widgets.areas import AreaPanel
 from napari_pathotune.widgets.overlays import OverlayPanel
 from napari_pathotune.widgets.parts import heading, text_label
 from napari_pathotune.widgets.predict import PredictPanel
@@ -35,12 +36,15 @@ class PathoTuneDock(QWidget):
         self.tune = TunePanel(self.session, self.runner)
         self.progress = ProgressPanel(self.session, self.runner)
         self.overlay = OverlayPanel(self.session)
+        self.areas = AreaPanel(self.session)
         self.tabs = FittingTabs()
         self.tabs.setAccessibleName("What to do")
         self.tabs.addTab(self.predict, "Predict")
         self.tabs.setTabToolTip(0, "Lay predictions of a tuning on the slide.")
         self.tabs.addTab(self.tune, "Tune")
         self.tabs.setTabToolTip(1, "Tune on regions you draw.")
+        self.tabs.addTab(self.areas, "Areas")
+        self.tabs.setTabToolTip(2, "How much of the slide and of each region every class covers.")
         self.readout = CursorReadout(self.session)
         self._lay_out()
         self.destroyed.connect(self.runner.close)

@@ -44,6 +44,7 @@ class ProgressPanel(QWidget):
         self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Maximum)
         session.job_changed.connect(self._on_job_changed)
         session.noted.connect(self._on_noted)
+        session.active_changed.connect(self._on_active_changed)
         self._on_job_changed(session.job)
 
     def _on_job_changed(self, job: JobState) -> None:
@@ -79,6 +80,10 @@ class ProgressPanel(QWidget):
             label.setText(text)
         if label.isHidden() == bool(text):
             label.setVisible(bool(text))
+
+    def _on_active_changed(self) -> None:
+        if not self.session.job.is_active:
+            self._say(self.text, "")  # it was about another slide
 
     def _on_noted(self, level: str, text: str) -> None:
         self._said.append(text)
@@ -123,6 +128,8 @@ def done_text(job: JobState) -> str:
         judged = f" Balanced accuracy on held-out regions: {accuracy:.2f}." if isinstance(accuracy, int | float) else ""
         return f"Tuned{took}.{judged} Ready to predict."
     tiles = result.get("tiles")
+    if tiles == 0:
+        return "There is no tissue in what was chosen, so nothing was predicted."
     many = f"{thousands(tiles)} tiles predicted" if isinstance(tiles, int) else "Predicted"
     return f"{many}{took}."
 

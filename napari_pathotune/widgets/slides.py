@@ -10,7 +10,8 @@ from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QListWidget, QListWidgetIte
 
 from napari_pathotune import compat
 from napari_pathotune.layers import facts
-from napari_pathotune.session import session_of
+from napari_pathotune.reader import results_folder
+from napari_pathotune.session import JobState, session_of
 from napari_pathotune.widgets.parts import button, heading, named, text_label
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class SlideList(QWidget):
         self.forward.clicked.connect(lambda: self.step(1))
         self.list.itemActivated.connect(self._on_item_activated)
         self.list.itemClicked.connect(self._on_item_activated)
+        self.session.stage_changed.connect(self._on_stage_changed)
         bind_step_keys(self.viewer, self)
         self._say_place()
 
@@ -56,12 +58,19 @@ class SlideList(QWidget):
         self.paths = list(paths)
         self.list.clear()
         for path in self.paths:
-            item = QListWidgetItem(path.name)
-            item.setToolTip(str(path))
-            self.list.addItem(item)
+            self.list.addItem(QListWidgetItem(path.name))
+        self.mark_predicted()
         self._say_place()
         if self.paths:
             self.open(0)
+
+    def mark_predicted(self) -> None:
+        """Say of each slide whether there is a prediction of it."""
+        found = predicted(self.paths, results_folder())
+        for row, path in enumerate(self.paths):
+            item = self.list.item(row)
+            item.setText(f"{path.name}  ·  predicted" if path in found else path.name)
+            item.setToolTip(f"{path}\nPredictions of it open with it." if path in found else str(path))
 
     def open(self, index: int) -> None:
         """Close the slide that is open and open this one."""
@@ -91,6 +100,10 @@ class SlideList(QWidget):
         if self.list.row(item) != self.list.currentRow() or not self._is_open(self.list.row(item)):
             self.open(self.list.row(item))
 
+    def _on_stage_changed(self, job: JobState) -> None:
+        if not job.is_active:
+            self.mark_predicted()
+
     def _is_open(self, index: int) -> bool:
         wanted = str(self.paths[index])
         return any(facts(layer).get("path") == wanted for layer in self.session.slide_layers)
@@ -102,6 +115,22 @@ class SlideList(QWidget):
             if not found:
                 compat.show_warning(f"There is no slide in {chosen}.")
             self.set_paths(found)
+
+
+def predicted(paths: list[Path], results: Path) -> set[Path]:
+    """The slides a prediction store is named after, beside them or in the results folder.
+
+    A look at file names only: which store truly belongs to a slide is found out when the slide is opened.
+    """
+    names: dict[Path, list[str]] = {}
+    for folder in {results, *(path.parent for path in paths)}:
+        stores = folder.glob(f"*{STORE_SUFFIX}") if folder.is_dir() else []
+        names[folder] = sorted(store.name for store in stores)
+    return {
+        path
+        for path in paths
+        if any(name.startswith(f"{path.name}.") for folder in (results, path.parent) for name in names[folder])
+    }
 
 
 def slides_in(folder: Path) -> list[Path]:

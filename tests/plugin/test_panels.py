@@ -297,5 +297,6 @@ def test_progress_speaks_plainly() -> None:
     text = progress_text(running)
     assert "61 tiles/s" in text and "59 s left" in text and "of 4" in text
     assert "12 s" in progress_text(JobState("done", "predict", result={"tiles": 10, "seconds": 12.2}))
+    assert "no tissue" in progress_text(JobState("done", "predict", result={"tiles": 0, "seconds": 0.1}))
     assert progress_text(JobState()) == "" and "kept" in progress_text(JobState("cancelled"))
     assert [duration(value) for value in (5, 300, 7200)] == ["5 s", "5 min", "2.0 h"]

@@ -124,7 +124,9 @@ def test_a_new_empty_shapes_layer_gets_the_slides_units(viewer: Any, add: Any, s
     viewer.add_shapes(name="new")
     assert viewer.layers["new"].units == on_slide.units
     viewer.add_layer(Shapes([np.eye(4)[:, :2]], name="hers"))
-    assert not facts(viewer.layers["hers"]), "a layer with content is left as it is"
+    hers = viewer.layers["hers"]
+    assert not facts(hers) and np.allclose(hers.scale, 1), "a layer with content stays where it is"
+    assert hers.units == on_slide.units, "but does not switch the scale bar's units off"
 
 
 def test_results_are_added_one_layer_a_call_and_the_selection_stays(viewer: Any, add: Any, slide: Any) -> None:

@@ -119,13 +119,13 @@ def test_prediction_fills_in_cancels_at_once_goes_on_and_the_worker_dies_with_th
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     threads: set[str] = set()
-    read_part = workers._read_part
+    read_parts = workers._read_parts
 
     def watched(*arguments: Any) -> Any:
         threads.add(threading.current_thread().name)
-        return read_part(*arguments)
+        return read_parts(*arguments)
 
-    monkeypatch.setattr(workers, "_read_part", watched)
+    monkeypatch.setattr(workers, "_read_parts", watched)
     window.open(str(sample), plugin="pathotune")
     session = session_of(window)
     dock.predict.tuning.load(tuning_path)
@@ -197,6 +197,9 @@ def test_a_folder_is_stepped_through(window: Any, slide_path: Path, tmp_path: Pa
     _, slides = window.window.add_plugin_dock_widget("pathotune", "Slide list")
     slides.set_paths(slides_in(folder))
     assert [path.name for path in slides.paths] == ["a.tiff", "b.tiff"]
+    (folder / "b.tiff.mine.pathotune.zarr").mkdir()
+    slides.mark_predicted()
+    assert [slides.list.item(row).text().endswith("predicted") for row in (0, 1)] == [False, True]
     assert [layer.name for layer in window.layers] == ["a.tiff"]
     slides.step(1)
     assert [layer.name for layer in window.layers] == ["b.tiff"] and not slides.forward.isEnabled()
