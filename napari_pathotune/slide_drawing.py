@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -157,19 +158,39 @@ class SlideDrawing:
 
     def _take(self, drawn: Drawn) -> None:
         geometry, name = drawn.geometry, drawn.class_name
+        if not self._is_on_slide(geometry):
+            self.board.noted.emit("info", "What was drawn lies off the slide and was left out.")
+            return
         if self.tool in ("brush", "eraser"):
             self.stroke(geometry, erase=self.tool == "eraser" or self._is_alt, class_name=name)
         elif self._is_alt and "Polygon" in geometry.geom_type:
             self.document.erase(geometry, name or None)
         else:
-            self.document.add([new_region(drawn)])
+            self.document.add([new_region(self._cut_to_slide(drawn))])
+
+    def _is_on_slide(self, geometry: Any) -> bool:
+        return bool(geometry.intersects(self._slide_box()))
+
+    def _slide_box(self) -> Any:
+        from shapely import box
+
+        return box(0, 0, self.slide.width_px0, self.slide.height_px0)
+
+    def _cut_to_slide(self, drawn: Drawn) -> Drawn:
+        """Without what lies off the slide, where there is nothing to learn."""
+        from pathotune.regions.region import polygonal
+
+        slide = self._slide_box()
+        if "Polygon" not in drawn.geometry.geom_type or slide.covers(drawn.geometry):
+            return drawn
+        return replace(drawn, geometry=polygonal(drawn.geometry.intersection(slide)), key="")
 
     def stroke(self, path: Any, erase: bool = False, class_name: str | None = None) -> None:
         """Draw or erase along a path (a point or line in level-0 pixels) with the brush as it is."""
         area = path.buffer(self.brush_diameter_px0 / 2, quad_segs=12)
         name = self.active_class if class_name is None else class_name
         # As fine as the screen shows it: a stroke has no truth beyond that, and few corners stay fast.
-        area = area.simplify(self.brush_diameter_px0 / self.brush_px / 2)
+        area = area.simplify(self.brush_diameter_px0 / self.brush_px / 2).intersection(self._slide_box())
         if erase:
             self.document.erase(area, name or None)
         else:
@@ -205,6 +226,9 @@ class SlideDrawing:
         if tool in ("brush", "eraser"):
             self._path_tool = tool
         layers = self.board.session.viewer.layers
+        for other in self.bound.values():
+            if other is not bound and other.layer.selected_data:
+                other.layer.selected_data = set()
         layers.selection.active = bound.layer
         bound.layer.visible = True
         bound.layer.mode = "add" if tool == POINT_TOOL else SHAPE_TOOLS[tool]
@@ -226,8 +250,9 @@ class SlideDrawing:
         """
         self.active_class = name
         self._set_pens()
-        if assign and self.selected_keys:
-            keys = self.selected_keys
+        keys = self.selected_keys
+        # While she draws, a class is for what comes next: napari leaves the last shape selected.
+        if assign and keys and self.tool in ("select", "corners"):
             self.board.trying(lambda: self.document.set_class(keys, name or None))
         self.board.class_changed.emit()
 
@@ -268,7 +293,8 @@ class SlideDrawing:
         if self._drew_since_press:
             return
         bound = self.bound.get("shapes")
-        if bound is not None and bound.finish_drawing():
+        if bound is not None:
+            bound.finish_drawing()
             bound.settle()
         if not self._drew_since_press:
             x, y = to_px0(layer, self.slide_layer, np.asarray([layer.world_to_data(position)]))[0]

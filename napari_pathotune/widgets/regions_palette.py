@@ -13,6 +13,7 @@ from napari_pathotune.widgets.parts import named, thousands
 
 NAME = 1
 MOST_ROWS = 12
+ROW_PX = 22
 HEADS = ("", "Class", "Regions", "mm²", "Tiles")
 TIPS = (
     "Colour of the class, and the number key that chooses it",
@@ -88,6 +89,7 @@ class ClassTable(QTreeWidget):
 
     def _fill(self, item: QTreeWidgetItem, row: Row, number: int, is_chosen: bool) -> None:
         item.setIcon(0, key_swatch(row.color, str(number + 1) if row.name and number < 9 else ""))
+        item.setSizeHint(0, QSize(26, ROW_PX))
         item.setText(NAME, row.name or "no class")
         font = item.font(NAME)
         font.setBold(is_chosen)
@@ -109,8 +111,7 @@ class ClassTable(QTreeWidget):
 
     def _fit(self, rows: int) -> None:
         """As tall as its rows, up to a dozen; then it scrolls."""
-        height = self.sizeHintForRow(0) if rows else 22
-        self.setFixedHeight(self.header().sizeHint().height() + max(1, min(rows, MOST_ROWS)) * max(height, 22) + 6)
+        self.setFixedHeight(self.header().sizeHint().height() + max(1, min(rows, MOST_ROWS)) * ROW_PX + 6)
 
     def edit_name(self, name: str) -> None:
         """Let the person type another name."""
@@ -159,11 +160,16 @@ def key_swatch(color: tuple[int, int, int] | None, key: str) -> QIcon:
         painter.setFont(font)
         painter.drawText(pixmap.rect(), int(Qt.AlignmentFlag.AlignCenter), key)
     painter.end()
-    return QIcon(pixmap)
+    icon = QIcon(pixmap)
+    # Qt tints the picture of a chosen row, which would be another class's colour.
+    icon.addPixmap(pixmap, QIcon.Mode.Selected)
+    return icon
 
 
 def mm2_text(mm2: float) -> str:
     """An area with three digits that mean something."""
     if mm2 >= 100:
         return thousands(mm2)
-    return f"{mm2:.1f}" if mm2 >= 10 else f"{mm2:.2f}" if mm2 >= 0.1 or mm2 == 0 else f"{mm2:.4f}"
+    if mm2 >= 10:
+        return f"{mm2:.1f}"
+    return f"{mm2:.2f}" if mm2 >= 0.1 or mm2 == 0 else f"{mm2:.3f}" if mm2 >= 0.01 else f"{mm2:.4f}"

@@ -38,6 +38,8 @@ class ToolRow(QWidget):
     def __init__(self) -> None:
         super().__init__()
         self.buttons: dict[str, QToolButton] = {}
+        # napari's style shows no difference between a tool that is in hand and one that is not.
+        self.setStyleSheet("QToolButton:checked { background-color: rgba(80, 110, 220, 200); border-radius: 3px; }")
         self._group = QButtonGroup(self)
         self._group.setExclusive(True)
         row = QHBoxLayout()

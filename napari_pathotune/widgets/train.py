@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QCheckBox, QHBoxLayout, QLabel, QLineEdit, QToolButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QCheckBox, QHBoxLayout, QLabel, QLineEdit, QSizePolicy, QToolButton, QVBoxLayout, QWidget
 
 from napari_pathotune import compat
 from napari_pathotune.drawing_board import board_of
@@ -248,6 +248,7 @@ class TunePanel(QWidget):
         if table is not None and reading is not None and any(row.tiles for row in table.regions):
             text = cost_text(table, self._estimate(table), reading.image_px)
         self.cost.setText(text)
+        self.cost.setToolTip("\n".join(table.notes) if table is not None else "")
         self.cost.setVisible(bool(text))
         self.probe.setVisible(bool(text) and can_probe() and not remembered_costs(self._speed_key()))
         self.probe.setEnabled(not self.session.job.is_active)
@@ -487,6 +488,8 @@ class Step(QWidget):
 
     def __init__(self, number: str, title: str, tooltip: str) -> None:
         super().__init__()
+        # Room that is left belongs to nobody's step.
+        self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Maximum)
         self.head = QToolButton()
         self.head.setText(f"{number}  {title}")
         self.head.setCheckable(True)

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from pathotune.training.preflight import Estimate, Preflight
 
 FILE = "tuning_costs.json"
+MOST_NOTES = 2
 # What `Costs` is made of; the rest of a probe's answer is for people.
 PARTS = ("read", "lower", "learn", "judge", "kept_mb", "fixed")
 
@@ -25,7 +26,9 @@ def cost_text(table: Preflight, estimate: Estimate | None, image_px: int) -> str
         parts.append(span_text(*estimate.seconds))
         megabytes = estimate.megabytes
     parts.append(f"{thousands(max(1, megabytes))} MB of memory")
-    notes = " ".join(escape(note) for note in table.notes)
+    notes = " ".join(escape(note) for note in table.notes[:MOST_NOTES])
+    more = len(table.notes) - MOST_NOTES
+    notes += f" And {more} more: point here." if more > 0 else ""
     return " · ".join(parts) + (f"<br><i>{notes}</i>" if notes else "")
 
 

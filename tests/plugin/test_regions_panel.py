@@ -51,7 +51,7 @@ def test_regions_area_and_tiles_of_each_class_are_counted(dock: Any, on_slide: A
     found = dock.tune.counter.now()
     panel.refresh()
     rows = {row[0]: row[1:] for row in texts(panel.table)}
-    assert rows["Tumor"][:2] == ["1", "0.0150"] and rows["Stroma"][:2] == ["1", "0.0050"]
+    assert rows["Tumor"][:2] == ["1", "0.015"] and rows["Stroma"][:2] == ["1", "0.0050"]
     assert rows["Tumor"][2] == str(sum(row.tiles for row in found.regions if row.class_name == "Tumor")) != "0"
     assert rows["no class"][0] == "1" and rows["Necrosis"][0] == "0"
     assert "tiles" in dock.tune.cost.text() and "MB" in dock.tune.cost.text()

@@ -57,7 +57,8 @@ class Keeper:
         if not path.is_file():
             return self.document
         try:
-            regions = read_regions(path, self.slide)
+            # Without the slide: what she drew beside the tissue is hers, and the file says where its origin lies.
+            regions = read_regions(path)
         except PathotuneError as error:
             aside = _aside(path)
             self.note = (
