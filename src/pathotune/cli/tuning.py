@@ -70,8 +70,9 @@ def tune(
     tiles: TilesOption = None,
     method: Annotated[str, typer.Option("--method", help="What to tune; see `pathotune methods`.")] = "pathotune",
     backbone: Annotated[
-        str, typer.Option("--backbone", help="The frozen model; see `pathotune backbones`.")
-    ] = "pathotune-tiny",
+        str | None,
+        typer.Option("--backbone", help="The frozen model; see `pathotune backbones`. pathotune-tiny without it."),
+    ] = None,
     weights: WeightsOption = None,
     task: Annotated[
         str | None, typer.Option("--task", help="A task card by name or file; see `pathotune tasks`.")
@@ -88,6 +89,10 @@ def tune(
         list[str] | None,
         typer.Option("--set", help="Any other option of the method or of the training, as key=value; repeat it."),
     ] = None,
+    continue_: Annotated[
+        Path | None,
+        typer.Option("--continue", help="A saved tuning to go on from, with its method, options and backbone."),
+    ] = None,
     device: DeviceOption = "auto",
     slide_mpp: SlideMppOption = None,
     json: JsonOption = False,
@@ -96,7 +101,7 @@ def tune(
 ) -> None:
     """Tune prompts (or another method) on drawn regions or labelled tiles, and save the tuning."""
     from pathotune.methods import load_config
-    from pathotune.methods.checkpoint import tuning_path
+    from pathotune.methods.checkpoint import Tuning, tuning_path
     from pathotune.methods.options import options_of, parse_settings, with_settings
     from pathotune.training.schedule import TrainingConfig
 
@@ -113,8 +118,10 @@ def tune(
     from pathotune.backbones import load_backbone
     from pathotune.training.loop import tune as run
 
-    loaded = load_backbone(backbone, weights=weights)
-    events = run(sources, method, config, loaded, training, task, tuning_path(out), map_classes=mapping)
+    own = "pathotune-tiny" if continue_ is None else Tuning.load(continue_).backbone["name"]
+    loaded = load_backbone(backbone or own, weights=weights)
+    target = tuning_path(out)
+    events = run(sources, method, config, loaded, training, task, target, map_classes=mapping, continue_from=continue_)
     result = follow(events, quiet)
     if json:
         print_json(result)

@@ -34,7 +34,11 @@ class Job:
 
     Arguments of "tune": `sources` (list of {slide, regions (a path or a GeoJSON FeatureCollection), slide_mpp,
     patient}) or `tiles` (a table), `map_classes`, `method`, `config` (fields of the method's config), `training`
-    (fields of TrainingConfig), `backbone`, `weights`, `task`, `out`.
+    (fields of TrainingConfig), `backbone`, `weights`, `task`, `out`, `continue_from` (a saved tuning: its method,
+    config and backbone then count).
+
+    Arguments of "probe", which times a few tiles and ends with the fields of `training.preflight.Costs`: `method`,
+    `config`, `training`, `backbone`, `weights`.
 
     Arguments of "evaluate": `tuning`, `sources` or `tiles`, `device`, `backbone`, `weights`.
     """
@@ -203,7 +207,8 @@ def _tune(arguments: dict[str, Any], cache: BackboneCache, cancel: Callable[[], 
     from pathotune.training.schedule import TrainingConfig
 
     method = arguments.get("method") or "pathotune"
-    backbone = warm_backbone(_needed(arguments, "backbone", "tune"), arguments.get("weights"), None, cache)
+    continue_from = arguments.get("continue_from") or None
+    backbone = _tune_backbone(arguments, continue_from, cache)
     stream = tune(
         _sources(arguments, "tune"),
         method,
@@ -213,8 +218,31 @@ def _tune(arguments: dict[str, Any], cache: BackboneCache, cancel: Callable[[], 
         arguments.get("task") or None,
         _needed(arguments, "out", "tune"),
         map_classes=arguments.get("map_classes") or {},
+        continue_from=continue_from,
     )
     yield from _until_cancelled(stream, cancel)
+
+
+def _tune_backbone(arguments: dict[str, Any], continue_from: str | None, cache: BackboneCache) -> Backbone:
+    """The backbone to tune on: the one named, or that of the tuning to go on from."""
+    if continue_from is None:
+        return warm_backbone(_needed(arguments, "backbone", "tune"), arguments.get("weights"), None, cache)
+    from pathotune.methods.checkpoint import Tuning
+
+    return tuning_backbone(Tuning.load(Path(continue_from)), None, arguments.get("weights"), cache)
+
+
+def _probe(arguments: dict[str, Any], cache: BackboneCache, cancel: Callable[[], bool]) -> Iterator[events.Event]:
+    from pathotune.methods import load_config
+    from pathotune.methods.options import with_settings
+    from pathotune.training.probe import measure
+    from pathotune.training.schedule import TrainingConfig
+
+    method = arguments.get("method") or "pathotune"
+    backbone = warm_backbone(_needed(arguments, "backbone", "probe"), arguments.get("weights"), None, cache)
+    training = with_settings(TrainingConfig(), arguments.get("training") or {})
+    costs = measure(backbone, method, load_config(method, arguments.get("config") or {}), training)
+    yield events.Finished(costs.to_dict())
 
 
 def _evaluate(arguments: dict[str, Any], cache: BackboneCache, cancel: Callable[[], bool]) -> Iterator[events.Event]:
@@ -241,4 +269,4 @@ def _until_cancelled(stream: Iterator[events.Event], cancel: Callable[[], bool])
             return
 
 
-RUNNERS: dict[str, Runner] = {"predict": _predict, "tune": _tune, "evaluate": _evaluate}
+RUNNERS: dict[str, Runner] = {"predict": _predict, "tune": _tune, "probe": _probe, "evaluate": _evaluate}

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from pathotune.errors import FileMissing, TableUnreadable, UnknownName, UsageError
+from pathotune.events import Event, Finished
 from pathotune.execution.job import Job, run_job
+from pathotune.training.preflight import Costs
 
 
 def test_a_job_survives_its_file(tmp_path: Path) -> None:
@@ -30,3 +35,41 @@ def test_unknown_and_incomplete_jobs() -> None:
         list(run_job(Job("pedict")))
     with pytest.raises(UsageError, match="slide"):
         list(run_job(Job("predict", {"out": "x"})))
+
+
+@pytest.fixture
+def tuned(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What `tune` was called with, in a world where any backbone is its own name."""
+    calls: list[dict[str, Any]] = []
+
+    def tune(sources: Any, method: str, config: Any, backbone: Any, *rest: Any, **options: Any) -> Iterator[Event]:
+        calls.append({"method": method, "backbone": backbone, **options})
+        yield Finished({"out": str(rest[-1])})
+
+    monkeypatch.setattr("pathotune.training.loop.tune", tune)
+    monkeypatch.setattr("pathotune.backbones.load_backbone", lambda name, **options: name)
+    saved = SimpleNamespace(backbone={"name": "other", "sha256": "0"})
+    monkeypatch.setattr("pathotune.methods.checkpoint.Tuning.load", lambda path: saved)
+    return calls
+
+
+def test_a_tuning_is_gone_on_from_with_its_own_backbone(tuned: list[dict[str, Any]], tmp_path: Path) -> None:
+    arguments = {"sources": [], "tiles": None, "out": str(tmp_path / "t"), "backbone": "pathotune-tiny"}
+    arguments["sources"] = [{"slide": "a.svs", "regions": "a.geojson"}]
+    list(run_job(Job("tune", arguments)))
+    list(run_job(Job("tune", {**arguments, "continue_from": "before.safetensors"})))
+    assert [call["backbone"] for call in tuned] == ["pathotune-tiny", "other"]
+    assert [call["continue_from"] for call in tuned] == [None, "before.safetensors"]
+
+
+def test_a_probe_ends_with_what_a_tile_costs(tuned: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def measure(backbone: Any, method: str, config: Any, training: Any) -> Costs:
+        asked.append((backbone, method, config.views, training.epochs))
+        return Costs(0.1, 0.2, 0.3, 0.4)
+
+    monkeypatch.setattr("pathotune.training.probe.measure", measure)
+    arguments = {"method": "linear_probe", "config": {"views": 2}, "training": {"epochs": 3}, "backbone": "b"}
+    (last,) = run_job(Job("probe", arguments))
+    assert isinstance(last, Finished) and last.result["learn"] == 0.3 and asked == [("b", "linear_probe", 2, 3)]
