@@ -22,9 +22,9 @@ from pathotune.execution.job import Job, run_job
 
 HEARTBEAT_S = 1.0
 
-NICENESS = 15
-"""How far the worker stands back on Unix. With two of its threads on a core, a window that draws there keeps 94 % of it
-at 15, and only 60 % at 5; on a machine with nothing else to do the worker has all of it either way."""
+NICENESS = 10
+"""How far the worker stands back on Unix. With two of its threads on a core, a window that draws there keeps 82 % of it
+at 10, and only 60 % at 5; further back, another program at work would leave the prediction next to nothing."""
 
 
 class Worker:
