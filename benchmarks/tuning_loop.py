@@ -50,6 +50,7 @@ from pathotune.training.schedule import TrainingConfig
 
 MPP = 0.5
 PREDICTION_BATCH = 16
+Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class Scene:
     path: Path
     regions: Regions
     names: tuple[str, ...]
-    view: tuple[float, float, float, float]
+    view: Box
     labels: np.ndarray
     rows: np.ndarray
     columns: np.ndarray
@@ -106,7 +107,7 @@ def scene(folder: Path, seed: int, classes: int, per_class: int, view_tiles: int
             x, y = float(tiles.x_px0[tile]), float(tiles.y_px0[tile])
             # A little smaller than a tile: it gives that one tile.
             regions.append(Region(shapely.box(x + 2, y + 2, x + side - 2, y + side - 2), name))
-    view = (1.75 * height, 0.0, 1.25 * height, height)
+    view = _view(tiles, (1.75 * height, 0.0, 1.25 * height, height), view_tiles, side)
     seen = _in(tiles, view)
     known = np.asarray([names.index(every[index]) if every[index] in names else -1 for index in truth])
     judged = seen & (truth >= 0) & (known >= 0)
@@ -122,7 +123,14 @@ def scene(folder: Path, seed: int, classes: int, per_class: int, view_tiles: int
     )
 
 
-def _in(tiles: TileSet, view: tuple[float, float, float, float]) -> np.ndarray:
+def _view(tiles: TileSet, most: Box, wanted: int, side: float) -> Box:
+    """The left part of a box, wide enough for that many tiles."""
+    x = np.sort(tiles.centres_px0()[_in(tiles, most), 0])
+    width = x[min(wanted, len(x)) - 1] + side / 2 - most[0]
+    return most[0], most[1], float(min(width, most[2])), most[3]
+
+
+def _in(tiles: TileSet, view: Box) -> np.ndarray:
     x, y = tiles.centres_px0().T
     inside = (x >= view[0]) & (x < view[0] + view[2]) & (y >= view[1]) & (y < view[1] + view[3])
     return np.asarray(inside)
