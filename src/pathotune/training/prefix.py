@@ -164,6 +164,11 @@ def kept_prefixes(scope: str, dtype: str, memory_bytes: int, spill: Path | None 
     cache = _KEPT.setdefault(scope, PrefixCache(dtype, memory_bytes, spill))
     cache.drop_files()
     cache.memory_bytes, cache.spill = memory_bytes, spill
+    if spill is not None and spill.is_dir():
+        # What a killed training left behind.
+        for left_over in spill.glob("*.rows"):
+            with contextlib.suppress(OSError):
+                left_over.unlink()
     return cache
 
 

@@ -90,6 +90,14 @@ def test_what_is_no_longer_there_makes_room(monkeypatch):
     assert np.array_equal(taken(cache, names(1))[0], values(1))
 
 
+def test_files_of_a_killed_training_go_away(tmp_path):
+    spill = tmp_path / "kept"
+    spill.mkdir()
+    (spill / "7.rows").write_bytes(b"left")
+    kept_prefixes("a", "float32", 0, spill)
+    assert not list(spill.iterdir())
+
+
 def test_a_process_keeps_one_scope():
     one = kept_prefixes("a", "float32", 10**6)
     one.keep(names(2), values(2))
