@@ -28,7 +28,9 @@ class DemoConfig:
 
     width_px0, height_px0 : size of both generated slides, at 0.5 µm per pixel.
     tune_seed, tune_stain, judge_seed, judge_stain : the slide that is drawn on, and the one that is judged.
-    epochs : at most, for the tuning.
+    speed : how deep the prompts of the method go, "interactive" or "full_depth" (PathoTune only).
+    stain : "macenko" brings both slides' dyes to one reference, for the tuning and for colour alone; "none" does not.
+    epochs : at most, for the tuning; 0 leaves it to the training's own rule.
     """
 
     width_px0: int = 6144
@@ -39,7 +41,9 @@ class DemoConfig:
     judge_stain: str = "purple"
     backbone: str = "pathotune-tiny"
     method: str = "pathotune"
-    epochs: int = 30
+    speed: str = "interactive"
+    stain: str = "macenko"
+    epochs: int = 0
     seed: int = 0
     device: str = "auto"
 
@@ -82,11 +86,19 @@ def run_demo(out: str | Path, config: DemoConfig | None = None) -> Iterator[Even
     out = Path(out)
     started = time.monotonic()
     drawn, truth_slide, paths = yield from _slides(out / "slides", config)
-    training = TrainingConfig(epochs=config.epochs, seed=config.seed, device=config.device)
+    training = TrainingConfig(
+        epochs=config.epochs,
+        seed=config.seed,
+        device=config.device,
+        stain=config.stain,  # type: ignore[arg-type]
+        # One slide is drawn on, and the other was stained elsewhere: its like is to be seen in training.
+        stain_jitter=0.2,
+    )
     source = TuneSource(paths[0], drawn)
     tuning_path = out / "demo.pathotune.safetensors"
     tuned: dict[str, Any] = {}
-    for event in tune([source], config.method, None, config.backbone, training, None, tuning_path):
+    options = {"speed": config.speed} if config.method == "pathotune" else None
+    for event in tune([source], config.method, options, config.backbone, training, None, tuning_path):
         if isinstance(event, Finished):
             tuned = event.result
         else:

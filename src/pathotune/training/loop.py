@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,11 +84,13 @@ def tune(
     start = start_from(continue_from, loaded) if continue_from is not None else None
     if start is not None:
         method, config = start.method, start.config
+        # What was learned holds for tiles read that way only.
+        training = replace(training, stain=start.tuning.reading.stain)  # type: ignore[arg-type]
     else:
         config = method_config if isinstance(method_config, MethodConfig) else load_config(method, method_config)
     device = pick_device(training.device)
     loaded = loaded.to(device)
-    reading = loaded.card.reading()
+    reading = training.reading_of(loaded.card)
     sessions = _sessions(out, start)
     examples = yield from gather(
         sources, reading, training, task, class_names, map_classes, sessions, start.sides if start else None
@@ -103,18 +106,23 @@ def tune(
         run = Run(method, config, loaded, examples, training, text, device, state, spill)
         run.went_on_from = start.tuning.fingerprint if start is not None and state is not None else ""
         with contextlib.closing(run.tiles):
-            try:
-                yield from run.prepare()
-                for event in run.epochs():
-                    if isinstance(event, EpochEnd) and event.best_epoch == event.epoch:
-                        keep_best(run.outcome(quick=True), out, time.monotonic() - started)
-                    yield event
-            except (GeneratorExit, KeyboardInterrupt):
-                if run.best is not None:
-                    # Whoever cancels does not wait: no tile passes the model any more.
-                    keep(run.outcome(quick=True), out, time.monotonic() - started)
-                raise
-            yield Finished(keep(run.outcome(), out, time.monotonic() - started))
+            yield from _trained(run, out, started)
+
+
+def _trained(run: Run, out: str | Path, started: float) -> Iterator[Event]:
+    """Train, keep every new best epoch, and save the best of all, however it ends."""
+    try:
+        yield from run.prepare()
+        for event in run.epochs():
+            if isinstance(event, EpochEnd) and event.best_epoch == event.epoch:
+                keep_best(run.outcome(quick=True), out, time.monotonic() - started)
+            yield event
+    except (GeneratorExit, KeyboardInterrupt):
+        if run.best is not None:
+            # Whoever cancels does not wait: no tile passes the model any more.
+            keep(run.outcome(quick=True), out, time.monotonic() - started)
+        raise
+    yield Finished(keep(run.outcome(), out, time.monotonic() - started))
 
 
 def _sessions(out: str | Path, start: Start | None) -> list[Session]:

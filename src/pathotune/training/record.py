@@ -168,7 +168,7 @@ def _tuning(outcome: Outcome, temperature: float, report: dict[str, Any], second
             for name, color in zip(examples.class_names, examples.class_colors, strict=True)
         ],
         backbone=_backbone(outcome.card, outcome.backbone_facts),
-        reading=outcome.card.reading(),
+        reading=outcome.training.reading_of(outcome.card),
         texts=outcome.sentences if text.vectors is not None else (),
         text_encoder=text.encoder,
         training={

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
+
+if TYPE_CHECKING:
+    from pathotune.backbones.card import BackboneCard
+    from pathotune.tiles.tileset import Reading
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,13 @@ class TrainingConfig:
         Literal["region", "slide", "patient"],
         {"tooltip": "What stays whole when tiles are held out: never is one region on both sides."},
     ] = "region"
+    stain: Annotated[
+        Literal["none", "macenko"],
+        {
+            "tooltip": "macenko: the dyes of every slide are brought to one reference first, in training and in every "
+            "prediction. For slides of several laboratories."
+        },
+    ] = "none"
     augment: Annotated[bool, {"tooltip": "Turn and mirror the training tiles, and vary their stain a little."}] = True
     stain_jitter: Annotated[
         float,
@@ -106,6 +117,10 @@ class TrainingConfig:
         if goes_on:
             epochs, patience = epochs // 2, max(2, patience // 2)
         return replace(self, epochs=self.epochs or epochs, patience=self.patience or patience)
+
+    def reading_of(self, card: BackboneCard) -> Reading:
+        """How tiles are read for this backbone and these options."""
+        return replace(card.reading(), stain=self.stain)
 
     def draws_per_epoch(self, tiles: int) -> int:
         """Tiles drawn in one epoch."""

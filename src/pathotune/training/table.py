@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pathotune.errors import NoTiles, TableUnreadable
+from pathotune.errors import NoTiles, TableUnreadable, UsageError
 from pathotune.events import Note, Step
 from pathotune.training.examples import (
     READ_AT_ONCE,
@@ -155,6 +155,11 @@ def _slide_tiles(table: TileTable, reading: Reading) -> Iterator[tuple[NDArray[n
 
 def _pictures(table: TileTable, reading: Reading) -> Iterator[tuple[NDArray[np.int64], NDArray[np.uint8]]]:
     """Rows and tiles of a table of pictures, decoded by threads."""
+    if reading.stain != "none":
+        raise UsageError(
+            f"The table lists pictures, but stain {reading.stain} is measured on whole slides: use a table of places "
+            "on slides, or a tuning without stain normalisation."
+        )
     with ThreadPoolExecutor(max_workers=4) as pool:
         for start in range(0, len(table), READ_AT_ONCE):
             rows = np.arange(start, min(start + READ_AT_ONCE, len(table)))

@@ -320,3 +320,13 @@ def test_features_are_computed_once_for_the_linear_probe(tiny_backbone, source, 
     )
     finished(tune([source], "linear_probe", {"views": 2}, backbone, QUICK, out=tmp_path / "t"))
     assert 24 <= sum(seen) <= 2 * 24
+
+
+def test_stain_normalisation_is_part_of_the_reading_and_stays_when_going_on(tiny_backbone, source, tmp_path):
+    training = dataclasses.replace(QUICK, stain="macenko", epochs=1)
+    _, first = finished(tune([source], "linear_probe", {}, tiny_backbone(), training, out=tmp_path / "a"))
+    assert Tuning.load(first["out"]).reading.stain == "macenko"
+    _, second = finished(
+        tune([source], "linear_probe", {}, tiny_backbone(), QUICK, out=tmp_path / "b", continue_from=first["out"])
+    )
+    assert Tuning.load(second["out"]).reading.stain == "macenko"

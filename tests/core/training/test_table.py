@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from pathotune.datasets.tiles import read_tile_table
-from pathotune.errors import NoTiles, TableUnreadable
+from pathotune.errors import NoTiles, TableUnreadable, UsageError
 from pathotune.events import Finished, Note
 from pathotune.tiles import Reading
 from pathotune.training.loop import tune
@@ -134,3 +134,9 @@ def test_places_on_slides_are_read_by_their_centre(tmp_path):
     # A square of 80 px with its corner at x has its centre at x + 40; the tile around it is 64 px wide.
     middle = examples.images[:, 32, 32, 0].astype(float)
     assert np.allclose(middle, np.asarray([10, 60, 100, 150]) + 40, atol=1)
+
+
+def test_stain_normalisation_is_refused_for_pictures_as_it_is_measured_on_slides(tiny_backbone, table, tmp_path):
+    training = TrainingConfig(**{**vars(QUICK), "stain": "macenko"})
+    with pytest.raises(UsageError, match="macenko is measured on whole slides"):
+        list(tune(read_tile_table(table), "linear_probe", {}, tiny_backbone(), training, out=tmp_path / "t"))
