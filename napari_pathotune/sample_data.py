@@ -12,7 +12,7 @@ SEED, WIDTH_PX0, HEIGHT_PX0, QUALITY = 5, 4096, 3072, 75
 
 
 def generated_slide() -> list[tuple[Any, ...]]:
-    """Layers of the generated H&E-like slide, and the regions drawn on it, one layer per class."""
+    """Layers of the generated H&E-like slide, and of the regions drawn on it."""
     from napari_pathotune.drawings import layers_from_regions
     from napari_pathotune.layers import facts_of
     from napari_pathotune.reader import NOTHING, read_slides

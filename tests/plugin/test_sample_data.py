@@ -26,7 +26,7 @@ def test_it_opens_without_being_drawn_first_in_micrometres(layers: list[tuple[An
     slide = facts_of(layers[0])["slide"]
     assert (slide.width_px0, slide.height_px0) == (sample_data.WIDTH_PX0, sample_data.HEIGHT_PX0)
     assert slide.mpp.x == pytest.approx(0.5) and not slide.warnings
-    assert {data[2] for data in layers[1:]} == {"shapes"} and len(layers) > 3
+    assert layers[1:] and {data[2] for data in layers[1:]} == {"shapes"}
 
 
 def test_a_tuning_can_be_made_from_its_regions(layers: list[tuple[Any, ...]]) -> None:
@@ -61,4 +61,4 @@ def drawn(layers: list[tuple[Any, ...]]) -> Any:
 @pytest.mark.window
 def test_it_opens_from_the_menu_command(window: Any) -> None:
     added = window.open_sample("pathotune", "generated_slide")
-    assert facts(added[0])["kind"] == "slide" and len(added) > 3
+    assert facts(added[0])["kind"] == "slide" and len(added) > 1
