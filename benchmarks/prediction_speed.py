@@ -3,10 +3,12 @@
     python benchmarks/prediction_speed.py
     python benchmarks/prediction_speed.py --backbone pathotune-tiny --slide slide.svs --device cuda
 
-The whole prediction reads and resamples tiles, runs the tuned model with its attention maps and writes the store; the
+The whole prediction reads and resamples tiles, runs the tuned model with its attention maps and writes the store. The
 bare forward is the backbone alone on tensors that are already there, in the same number format, batch size, threads and
-allocator. Both are run in turns, so that whatever else the machine does hits both; the ratio is the median of the
-pairs' ratios. Weights are random: they cost the same.
+allocator, and in two ways: one batch after the other on all cores, as a script would run it, and on a CPU the way the
+prediction does, with several batches side by side and a share of the cores for each ("lanes"). All of them are run in
+turns, so that whatever else the machine does hits all; each ratio is the median of the rounds' ratios. Weights are
+random: they cost the same.
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ import argparse
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,7 +31,7 @@ from pathotune.device import choose_precision, number_format, pick_device
 from pathotune.events import Finished
 from pathotune.inference.allocator import keep_memory
 from pathotune.inference.predict import predict_slide
-from pathotune.inference.tilemodel import default_batch_size
+from pathotune.inference.tilemodel import default_batch_size, lanes_of
 from pathotune.methods import METHODS, load_config
 from pathotune.methods.checkpoint import Tuning
 from pathotune.slides import open_slide
@@ -55,24 +59,40 @@ def random_tuning(method: str, backbone: Backbone, path: Path) -> Tuning:
     return tuning
 
 
-def bare_rate(backbone: Backbone, device: str, precision: str, batch_size: int, tiles: int) -> float:
-    """Tiles per second of the backbone alone."""
+def passes(backbone: Backbone, device: str, precision: str, batch_size: int, count: int) -> None:
+    """So many forward passes of the backbone alone, ended when the last one is done."""
     side = backbone.card.image_size or 224
     pixels = torch.randn(batch_size, 3, side, side, device=device).to(memory_format=torch.channels_last)
     with torch.inference_mode(), number_format(device, precision):
-        backbone(pixels)
-        started = time.perf_counter()
-        for _ in range(tiles // batch_size):
+        for _ in range(count):
             pooled = backbone(pixels).pooled
         pooled.float().sum().item()  # waits for the device
-    return tiles // batch_size * batch_size / (time.perf_counter() - started)
 
 
-def whole_rate(slide: Any, tuning: Tuning, out: Path, options: dict[str, Any]) -> tuple[float, int]:
-    """Tiles per second of a prediction from its first tile to the finished store, and how many tiles."""
+def bare_rate(backbone: Backbone, device: str, precision: str, batch_size: int, tiles: int, lanes: int = 1) -> float:
+    """Tiles per second of the backbone alone, with so many batches side by side."""
+    count = max(1, tiles // batch_size // lanes)
+    before = torch.get_num_threads()
+    threads = max(1, before // lanes)
+    with ThreadPoolExecutor(lanes, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
+
+        def run(each: int) -> None:
+            for task in [pool.submit(passes, backbone, device, precision, batch_size, each) for _ in range(lanes)]:
+                task.result()
+
+        run(1)
+        started = time.perf_counter()
+        run(count)
+        seconds = time.perf_counter() - started
+    torch.set_num_threads(before)
+    return lanes * count * batch_size / seconds
+
+
+def whole_rate(slide: Any, tuning: Tuning, out: Path, options: dict[str, Any]) -> float:
+    """Tiles per second of a prediction from its first tile to the finished store."""
     for event in predict_slide(slide, tuning, out, resume=False, **options):
         if isinstance(event, Finished):
-            return event.result["tiles_per_second"], event.result["tiles"]
+            return float(event.result["tiles_per_second"])
     raise RuntimeError("the prediction gave no result")
 
 
@@ -90,8 +110,8 @@ def generated_slide(folder: Path, tiles: int) -> Path:
     return SyntheticSlide(side, side, mpp=0.25, seed=1, margin=0.0, pen=False).write(folder / "generated.tiff")
 
 
-def main() -> None:
-    """Run and print."""
+def arguments() -> argparse.Namespace:
+    """What to measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", default="vit-small-in21k-ft-in1k", help="by name; random weights")
     parser.add_argument("--slide", type=Path, help="a slide; a generated one without it")
@@ -99,46 +119,68 @@ def main() -> None:
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--batch-size", type=int)
     parser.add_argument("--tiles", type=int, default=400, help="of each turn")
-    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--methods", default="linear_probe,pathotune")
-    wanted = parser.parse_args()
+    return parser.parse_args()
+
+
+def report(rounds: list[dict[str, float]], bare: list[str]) -> None:
+    """Median rates, and of every whole prediction the median ratio to each bare forward."""
+    for name in rounds[0]:
+        print(f"{name}: {statistics.median(one[name] for one in rounds):.1f} tiles/s")
+    for name in (name for name in rounds[0] if name not in bare):
+        for other in bare:
+            ratios = [one[name] / one[other] for one in rounds]
+            spread = f"{min(ratios):.3f} to {max(ratios):.3f}"
+            print(f"{name} / {other}: {statistics.median(ratios):.3f} (of {len(ratios)} rounds, {spread})")
+
+
+def main() -> None:
+    """Run and print."""
+    wanted = arguments()
     keep_memory()
     device = pick_device(wanted.device)
     backbone = load_backbone(wanted.backbone, random_seed=0).to(device)
     batch_size = wanted.batch_size or default_batch_size(device)
+    probe = torch.randint(0, 256, (8, 224, 224, 3), dtype=torch.uint8, device=device)
+    chosen = choose_precision(
+        lambda images: backbone(backbone.normalise(images)).pooled,
+        probe,
+        device,
+        wanted.precision,
+        backbone.card.tolerance,
+    )
+    lanes, threads = lanes_of(device)
+    print(f"{backbone.card.title} on {device} ({torch.get_num_threads()} threads), batches of {batch_size}")
+    print(f"{chosen.name}: {chosen.reason}")
+
+    def bare(count: int) -> Callable[[], float]:
+        return lambda: bare_rate(backbone, device, chosen.name, batch_size, wanted.tiles, count)
+
+    turns: dict[str, Callable[[], float]] = {"bare forward, one batch on all cores": bare(1)}
+    if lanes > 1:
+        turns[f"bare forward, {lanes} batches side by side on {threads} cores each"] = bare(lanes)
+    plain = list(turns)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        path = wanted.slide or generated_slide(folder, wanted.tiles)
         tunings = {method: random_tuning(method, backbone, folder / method) for method in wanted.methods.split(",")}
-        probe = torch.randint(0, 256, (8, 224, 224, 3), dtype=torch.uint8, device=device)
-        chosen = choose_precision(
-            lambda images: backbone(backbone.normalise(images)).pooled, probe, device, wanted.precision
-        )
-        precision = chosen.name
-        print(f"{backbone.card.title} on {device} ({torch.get_num_threads()} threads), batches of {batch_size}")
-        print(f"{precision}: {chosen.reason}")
-        ratios: dict[str, list[float]] = {method: [] for method in tunings}
-        rates: dict[str, list[float]] = {"bare forward": [], **{method: [] for method in tunings}}
-        with open_slide(path) as slide:
-            options = {"device": device, "precision": precision, "batch_size": batch_size, "backbone": backbone}
+        with open_slide(wanted.slide or generated_slide(folder, wanted.tiles)) as slide:
+            options = {"device": device, "precision": chosen.name, "batch_size": batch_size, "backbone": backbone}
             options["box_px0"] = box_of(slide, next(iter(tunings.values())), wanted.tiles)
-            for turn in range(wanted.pairs + 1):
-                for method, tuning in tunings.items():
-                    before = bare_rate(backbone, device, precision, batch_size, wanted.tiles // 2)
-                    rate, tiles = whole_rate(slide, tuning, folder, options)
-                    after = bare_rate(backbone, device, precision, batch_size, wanted.tiles // 2)
-                    if turn == 0:  # warms everything up
-                        continue
-                    bare = 2 / (1 / before + 1 / after)
-                    rates["bare forward"].append(bare)
-                    rates[method].append(rate)
-                    ratios[method].append(rate / bare)
-                    print(
-                        f"  {method}: {rate:.1f} tiles/s of {bare:.1f} = {rate / bare:.3f} ({tiles} tiles)", flush=True
-                    )
-    for name, values in rates.items():
-        ratio = f", {statistics.median(ratios[name]):.3f} of the bare forward" if name in ratios else ""
-        print(f"{name}: {statistics.median(values):.1f} tiles/s{ratio}")
+
+            def whole(tuning: Tuning) -> Callable[[], float]:
+                return lambda: whole_rate(slide, tuning, folder, options)
+
+            turns |= {f"prediction by {method}": whole(tuning) for method, tuning in tunings.items()}
+            rounds: list[dict[str, float]] = []
+            for number in range(wanted.rounds + 1):
+                # Each begins one further, so that none always follows the same other.
+                order = [*turns][number % len(turns) :] + [*turns][: number % len(turns)]
+                measured = {one: turns[one]() for one in order}
+                if number:  # the first warms everything up
+                    rounds.append({one: measured[one] for one in turns})
+                    print(f"  round {number}: " + " · ".join(f"{rounds[-1][one]:.1f}" for one in turns), flush=True)
+    report(rounds, plain)
 
 
 if __name__ == "__main__":
