@@ -150,6 +150,27 @@ class Session:
             self._active = layer
             self.active_changed.emit()
 
+    def show_alone(self, layer: Any) -> None:
+        """Work on a slide and show it without the others: slides all begin at the same place and hide each other.
+
+        What belongs to another slide is hidden with it, and comes back as it was when that one is shown again.
+        """
+        path = facts(layer)["path"]
+        for other in self.viewer.layers:
+            about = facts(other)
+            owner = about.get("path", about.get("slide_path", ""))
+            if not owner:
+                continue
+            if not same_path(owner, path):
+                about.setdefault("was_visible", other.visible)
+                other.visible = False
+            elif "was_visible" in about:
+                other.visible = about.pop("was_visible")
+        layer.visible = True
+        self.activate(layer)
+        if self.view_box_px0() is None:
+            self.look_at_all()
+
     def state_mpp(self, mpp: float) -> None:
         """Give the active slide the pixel size the person states; it is remembered for this file.
 

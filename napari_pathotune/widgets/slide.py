@@ -18,7 +18,9 @@ class SlidePanel(QWidget):
     def __init__(self, session: Session) -> None:
         super().__init__()
         self.session = session
-        self.choice = combo("Slide", "The slide to work on. Open slides with File ▸ Open or by dropping them.")
+        self.choice = combo(
+            "Slide", "The slide to work on; the others are hidden. Open slides with File ▸ Open or by dropping them."
+        )
         self.facts = text_label()
         self.question = self._make_question()
         layout = QVBoxLayout(self)
@@ -89,7 +91,7 @@ class SlidePanel(QWidget):
     def _on_choice_activated(self, index: int) -> None:
         layers = self.session.slide_layers
         if 0 <= index < len(layers):
-            self.session.activate(layers[index])
+            self.session.show_alone(layers[index])
 
     def _on_state_clicked(self) -> None:
         from pathotune.errors import PathotuneError

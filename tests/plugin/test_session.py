@@ -71,6 +71,21 @@ def test_the_selected_slide_is_the_active_one(viewer: Any, add: Any, slide: Any,
     assert session.slide is slide
 
 
+def test_a_chosen_slide_is_not_hidden_by_the_others(viewer: Any, add: Any, slide: Any, silent_slide_path: Path) -> None:
+    from pathotune.slides import open_slide
+
+    session = session_of(viewer)
+    first, second = add([slide_layer(slide), slide_layer(open_slide(silent_slide_path))])
+    probability, classes = add(result_layers(grid(), "/r/one.zarr", "t", str(slide.path)))
+    session.show_alone(second)
+    session.show_alone(second)
+    assert session.active_layer is second and second.visible
+    assert not any(layer.visible for layer in (first, probability, classes))
+    session.show_alone(first)
+    assert first.visible and classes.visible and not probability.visible, "as they were"
+    assert not second.visible and session.slide is slide
+
+
 def test_a_stated_pixel_size_moves_the_layer_to_micrometres_and_is_remembered(
     viewer: Any, add: Any, silent_slide_path: Path
 ) -> None:
