@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ import numpy as np
 from psygnal import Signal
 
 from napari_pathotune import compat
+from napari_pathotune.jobs import JobState, job_after
 from napari_pathotune.layers import facts
 from napari_pathotune.overlay import ClassGrid, Reading
 from pathotune import events
@@ -21,33 +22,10 @@ if TYPE_CHECKING:
     from pathotune.methods.checkpoint import Tuning
     from pathotune.slides.slide import Slide
 
+__all__ = ["Box", "JobState", "Place", "Result", "Session", "same_path", "session_of"]
+
 Box = tuple[float, float, float, float]
 _SESSIONS: weakref.WeakKeyDictionary[Any, Session] = weakref.WeakKeyDictionary()
-
-
-@dataclass(frozen=True)
-class JobState:
-    """Where the running job stands.
-
-    `stage` is idle, starting, running, cancelling, done, cancelled or failed; `error` names the class of what failed.
-    """
-
-    stage: str = "idle"
-    command: str = ""
-    phase: str = ""
-    done: int = 0
-    total: int = 0
-    unit: str = "tiles"
-    rate: float | None = None
-    seconds_left: float | None = None
-    text: str = ""
-    error: str = ""
-    result: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def is_active(self) -> bool:
-        """A job is running or about to end."""
-        return self.stage in ("starting", "running", "cancelling")
 
 
 @dataclass
@@ -423,45 +401,13 @@ class Session:
             self.noted.emit(event.level, event.text)
         elif isinstance(event, events.ShardDone):
             self.shard_done.emit(event)
-        elif isinstance(event, events.Finished):
-            stage = "cancelled" if event.result.get("status") == "cancelled" else "done"
-            self._set_job(replace(self.job, stage=stage, result=event.result, seconds_left=None))
-        elif isinstance(event, events.Failed):
-            stage = "cancelled" if event.kind == "Cancelled" or self.job.stage == "cancelling" else "failed"
-            self._set_job(replace(self.job, stage=stage, text=event.text, error=event.kind, seconds_left=None))
-        elif self.job.stage == "cancelling":
-            return
-        elif isinstance(event, events.Step):
-            self._set_job(
-                replace(
-                    self.job,
-                    stage="running",
-                    phase=event.phase,
-                    done=event.done,
-                    total=event.total,
-                    unit=event.unit,
-                    rate=event.rate,
-                    seconds_left=event.seconds_left,
-                    text="",
-                )
-            )
-        elif isinstance(event, events.EpochEnd):
-            self._set_job(
-                replace(
-                    self.job,
-                    stage="running",
-                    phase="epochs",
-                    done=event.epoch,
-                    total=event.epochs,
-                    unit="epochs",
-                    rate=None,
-                    seconds_left=None,
-                    text=epoch_text(event),
-                )
-            )
+        else:
+            self._set_job(job_after(self.job, event))
 
     def _set_job(self, state: JobState) -> None:
         """Take the new state; `stage_changed` is for panels that need not look at every step."""
+        if state is self.job:
+            return
         is_new_stage = state.stage != self.job.stage
         self.job = state
         self.job_changed.emit(state)
@@ -556,9 +502,3 @@ def session_of(viewer: Any) -> Session:
 def same_path(first: str, second: str) -> bool:
     """Whether two path texts name one place."""
     return bool(first) and bool(second) and Path(first) == Path(second)
-
-
-def epoch_text(event: events.EpochEnd) -> str:
-    """One line on a finished epoch."""
-    scores = ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in event.metrics.items())
-    return f"loss {event.train_loss:.3f}" + (f" · {scores}" if scores else "") + f" · best epoch {event.best_epoch}"

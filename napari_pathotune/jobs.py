@@ -1,0 +1,79 @@
+"""Where a job stands, and what its next event makes of that: pure, no viewer and no Qt."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from pathotune import events
+
+
+@dataclass(frozen=True)
+class JobState:
+    """Where the running job stands.
+
+    `stage` is idle, starting, running, cancelling, done, cancelled or failed; `error` names the class of what failed.
+    """
+
+    stage: str = "idle"
+    command: str = ""
+    phase: str = ""
+    done: int = 0
+    total: int = 0
+    unit: str = "tiles"
+    rate: float | None = None
+    seconds_left: float | None = None
+    text: str = ""
+    error: str = ""
+    result: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_active(self) -> bool:
+        """A job is running or about to end."""
+        return self.stage in ("starting", "running", "cancelling")
+
+
+def job_after(job: JobState, event: events.Event) -> JobState:
+    """The state of a job after an event; the same object where the event changes nothing.
+
+    Once the person has asked to stop, progress that was on its way no longer counts.
+    """
+    if isinstance(event, events.Finished):
+        stage = "cancelled" if event.result.get("status") == "cancelled" else "done"
+        return replace(job, stage=stage, result=event.result, seconds_left=None)
+    if isinstance(event, events.Failed):
+        stage = "cancelled" if event.kind == "Cancelled" or job.stage == "cancelling" else "failed"
+        return replace(job, stage=stage, text=event.text, error=event.kind, seconds_left=None)
+    if job.stage == "cancelling":
+        return job
+    if isinstance(event, events.Step):
+        return replace(
+            job,
+            stage="running",
+            phase=event.phase,
+            done=event.done,
+            total=event.total,
+            unit=event.unit,
+            rate=event.rate,
+            seconds_left=event.seconds_left,
+            text="",
+        )
+    if isinstance(event, events.EpochEnd):
+        return replace(
+            job,
+            stage="running",
+            phase="epochs",
+            done=event.epoch,
+            total=event.epochs,
+            unit="epochs",
+            rate=None,
+            seconds_left=None,
+            text=epoch_text(event),
+        )
+    return job
+
+
+def epoch_text(event: events.EpochEnd) -> str:
+    """One line on a finished epoch."""
+    scores = ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in event.metrics.items())
+    return f"loss {event.train_loss:.3f}" + (f" · {scores}" if scores else "") + f" · best epoch {event.best_epoch}"
