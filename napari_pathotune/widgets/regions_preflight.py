@@ -133,15 +133,16 @@ class PreflightTable(QTreeWidget):
             "What each region gives",
             "Tiles of each region, and which are held out to judge by. Click to go there.",
         )
-        self.setColumnCount(4)
-        self.setHeaderLabels(("Region", "Tiles", "Used for", "Why not"))
+        self.setColumnCount(3)
+        self.setHeaderLabels(("Region", "Tiles", "Used for, or why not"))
         self.setRootIsDecorated(False)
         self.setUniformRowHeights(True)
         self.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
         self.setMinimumHeight(140)
         self.setMaximumHeight(240)
+        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self.header().setStretchLastSection(True)
-        for column in range(3):
+        for column in range(2):
             self.header().setSectionResizeMode(column, QHeaderView.ResizeMode.ResizeToContents)
         self._rows: list[RegionUse] = []
         self.itemClicked.connect(self._on_clicked)
@@ -161,11 +162,11 @@ class PreflightTable(QTreeWidget):
         for row in self._rows:
             name = row.name or f"{row.class_name or 'no class'} {row.region + 1}"
             where = f" · slide {row.slide + 1}" if many else ""
-            item = QTreeWidgetItem([name + where, str(row.tiles), used_for(row), row.reason])
+            item = QTreeWidgetItem([name + where, str(row.tiles), used_for(row) if row.tiles else row.reason])
             if row.class_name in colors:
                 item.setIcon(0, swatch(colors[row.class_name]))
             item.setTextAlignment(1, int(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter))
-            for column in range(4):
+            for column in range(3):
                 item.setToolTip(column, row.reason or f"{row.training} to train, {row.validation} to judge by")
             items.append(item)
         self.addTopLevelItems(items)

@@ -7,8 +7,18 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QCheckBox, QHBoxLayout, QLabel, QLineEdit, QSizePolicy, QToolButton, QVBoxLayout, QWidget
+from qtpy.QtCore import Qt, QTimer
+from qtpy.QtWidgets import (
+    QCheckBox,
+    QHBoxLayout,
+    QLabel,
+    QLineEdit,
+    QScrollArea,
+    QSizePolicy,
+    QToolButton,
+    QVBoxLayout,
+    QWidget,
+)
 
 from napari_pathotune import compat
 from napari_pathotune.drawing_board import board_of
@@ -62,6 +72,12 @@ class TunePanel(QWidget):
         self.curves = Curves()
         self.result = ResultPanel()
         self.counter = PreflightCounter(self._to_count, self)
+        self._height = 0
+        # Not more often: a scroll bar that comes and goes changes the height of what wraps.
+        self._room = QTimer(self)
+        self._room.setSingleShot(True)
+        self._room.setInterval(100)
+        self._room.timeout.connect(self._make_room)
         self._lay_out()
         self._fill_tasks()
         self._connect()
@@ -138,6 +154,22 @@ class TunePanel(QWidget):
         self.destroyed.connect(self.result.close_reading)
         self._on_task_changed()
         self._list_slides()
+
+    def event(self, event: Any) -> bool:
+        """Qt: a line came or went; tabs and scroll areas around the panel do not ask for its new height themselves."""
+        handled = bool(super().event(event))
+        if event.type() == event.Type.LayoutRequest and hasattr(self, "_room") and not self._room.isActive():
+            self._room.start()
+        return handled
+
+    def _make_room(self) -> None:
+        height = self.sizeHint().height()
+        if height != self._height:
+            self._height = height
+            parent = self.parentWidget()
+            while parent is not None and not isinstance(parent, QScrollArea):
+                parent.updateGeometry()
+                parent = parent.parentWidget()
 
     # -- state
 

@@ -56,7 +56,7 @@ def test_regions_area_and_tiles_of_each_class_are_counted(dock: Any, on_slide: A
     assert rows["no class"][0] == "1" and rows["Necrosis"][0] == "0"
     assert "tiles" in dock.tune.cost.text() and "MB" in dock.tune.cost.text()
     assert "1 give nothing" in dock.tune.preflight_fold.head.text()
-    reasons = [dock.tune.table.topLevelItem(number).text(3) for number in range(dock.tune.table.topLevelItemCount())]
+    reasons = [dock.tune.table.topLevelItem(number).text(2) for number in range(dock.tune.table.topLevelItemCount())]
     assert any("no class" in reason for reason in reasons)
 
 

@@ -1,0 +1,158 @@
+"""Drawing with a real mouse in a real window: tools, Alt, dabs and keys do what a person expects."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("napari")
+pytest.importorskip("qtpy.QtTest")
+from qtpy.QtCore import QEvent, QPoint, QPointF, Qt
+from qtpy.QtGui import QMouseEvent
+from qtpy.QtTest import QTest
+from qtpy.QtWidgets import QApplication
+
+pytestmark = pytest.mark.window
+
+
+class Hand:
+    """A hand on the mouse and one on the keyboard; places are parts of the canvas's width and height."""
+
+    def __init__(self, window: Any, run_loop: Callable[..., bool]) -> None:
+        self.canvas = window.window._qt_viewer.canvas.native
+        self.run_loop = run_loop
+
+    def at(self, x: float, y: float) -> QPoint:
+        return QPoint(int(self.canvas.width() * x), int(self.canvas.height() * y))
+
+    def click(self, x: float, y: float, keys: Any = Qt.NoModifier) -> None:
+        self._move(self.at(x, y), Qt.NoButton, keys)
+        QTest.mouseClick(self.canvas, Qt.LeftButton, keys, self.at(x, y))
+        self.run_loop(0.05)
+
+    def drag(self, places: list[tuple[float, float]], keys: Any = Qt.NoModifier) -> None:
+        self._move(self.at(*places[0]), Qt.NoButton, keys)
+        QTest.mousePress(self.canvas, Qt.LeftButton, keys, self.at(*places[0]))
+        for first, second in pairwise(places):
+            for part in np.linspace(0, 1, 8)[1:]:
+                x, y = (one + (two - one) * part for one, two in zip(first, second, strict=True))
+                self._move(self.at(x, y), Qt.LeftButton, keys)
+        QTest.mouseRelease(self.canvas, Qt.LeftButton, keys, self.at(*places[-1]))
+        self.run_loop(0.05)
+
+    def _move(self, place: QPoint, buttons: Any, keys: Any) -> None:
+        event = QMouseEvent(QEvent.MouseMove, QPointF(place), Qt.NoButton, buttons, keys)
+        QApplication.sendEvent(self.canvas, event)
+        self.run_loop(0.02)
+
+    def key(self, key: Any, keys: Any = Qt.NoModifier) -> None:
+        self.canvas.setFocus()
+        QTest.keyClick(self.canvas, key, keys)
+        self.run_loop(0.05)
+
+
+@pytest.fixture
+def hand(window: Any, run_loop: Callable[..., bool], tmp_path: Path, make_picture: Callable[..., Path]) -> Any:
+    _, dock = window.window.add_plugin_dock_widget("pathotune", "PathoTune")
+    window.open(str(make_picture(tmp_path / "slide.tiff", 3000, 2400)), plugin="pathotune")
+    dock.tabs.setCurrentWidget(dock.tune)
+    run_loop(0.3)
+    made = Hand(window, run_loop)
+    made.dock, made.drawing = dock, dock.tune.board.active
+    yield made
+    dock.tune.board.close()
+    dock.close()
+
+
+def test_every_tool_draws_what_the_mouse_does(hand: Any) -> None:
+    document, tools = hand.drawing.document, hand.dock.tune.regions.tools.buttons
+
+    def counts() -> dict[Any, int]:
+        return {name: count.regions for name, count in document.counts.items()}
+
+    tools["polygon"].click()
+    for place in ((0.25, 0.25), (0.4, 0.25), (0.4, 0.4), (0.25, 0.4)):
+        hand.click(*place)
+    hand.key(Qt.Key_Enter)
+    assert counts() == {"Tumor": 1}
+    hand.key(Qt.Key_2)
+    assert counts() == {"Tumor": 1} and hand.drawing.active_class == "Stroma", "the key is for what comes next"
+    tools["lasso"].click()
+    angles = np.linspace(0, 2 * np.pi, 10)
+    hand.drag([(0.6 + 0.08 * np.cos(angle), 0.4 + 0.08 * np.sin(angle)) for angle in angles])
+    tools["rectangle"].click()
+    hand.drag([(0.7, 0.6), (0.8, 0.7)])
+    tools["ellipse"].click()
+    hand.drag([(0.55, 0.6), (0.65, 0.7)])
+    assert counts() == {"Tumor": 1, "Stroma": 3}
+    tools["point"].click()
+    hand.click(0.5, 0.5)
+    assert counts() == {"Tumor": 1, "Stroma": 4}
+    hand.click(0.5, 0.01)
+    assert counts() == {"Tumor": 1, "Stroma": 4}, "off the slide is no region"
+    for _ in range(5):
+        hand.key(Qt.Key_Z, Qt.ControlModifier)
+    assert counts() == {}
+    for _ in range(5):
+        hand.key(Qt.Key_Z, Qt.ControlModifier | Qt.ShiftModifier)
+    assert counts() == {"Tumor": 1, "Stroma": 4}
+
+
+def test_the_brush_paints_dabs_and_with_alt_rubs_out(hand: Any) -> None:
+    document = hand.drawing.document
+    hand.dock.tune.regions.tools.buttons["brush"].click()
+    hand.drag([(0.3, 0.5), (0.5, 0.5)])
+    (stroke,) = document.regions()
+    left, top, right, bottom = stroke.geometry.bounds
+    assert bottom - top == pytest.approx(hand.drawing.brush_diameter_px0, rel=0.05)
+    assert right - left > 3 * (bottom - top), "a drag is a stroke, not a dab"
+    hand.drag([(0.4, 0.45), (0.4, 0.6)])
+    assert len(document) == 1 and document.regions()[0].geometry.area > stroke.geometry.area
+    hand.click(0.7, 0.7)
+    dab = document.regions()[1].geometry
+    assert len(document) == 2
+    assert dab.area == pytest.approx(np.pi / 4 * hand.drawing.brush_diameter_px0**2, rel=0.1)
+    before = document.regions()[0].geometry.area
+    hand.drag([(0.32, 0.5), (0.36, 0.5)], Qt.AltModifier)
+    assert document.regions()[0].geometry.area < before
+    hand.key(Qt.Key_Z, Qt.ControlModifier)
+    assert document.regions()[0].geometry.area == before
+
+
+def test_selected_regions_are_moved_reclassed_and_deleted(hand: Any) -> None:
+    document, tools = hand.drawing.document, hand.dock.tune.regions.tools.buttons
+    tools["rectangle"].click()
+    hand.drag([(0.4, 0.4), (0.6, 0.6)])
+    (before,) = document.regions()
+    tools["select"].click()
+    hand.click(0.5, 0.5)
+    assert hand.drawing.selected_keys == document.keys
+    hand.key(Qt.Key_3)
+    assert document.regions()[0].class_name == document.palette.names[2]
+    hand.drag([(0.5, 0.5), (0.6, 0.55)])
+    after = document.regions()[0].geometry
+    assert after.area == pytest.approx(before.geometry.area) and after.centroid.x > before.geometry.centroid.x + 100
+    hand.key(Qt.Key_Delete)
+    assert len(document) == 0
+    for _ in range(3):
+        hand.key(Qt.Key_Z, Qt.ControlModifier)
+    assert document.regions()[0].geometry.equals(before.geometry) and document.regions()[0].class_name == "Tumor"
+
+
+def test_undo_while_a_polygon_is_drawn_drops_that_polygon_only(hand: Any) -> None:
+    document, tools = hand.drawing.document, hand.dock.tune.regions.tools.buttons
+    tools["rectangle"].click()
+    hand.drag([(0.4, 0.4), (0.6, 0.6)])
+    tools["polygon"].click()
+    for number, place in enumerate(((0.2, 0.2), (0.3, 0.2), (0.3, 0.3), (0.2, 0.3)), 1):
+        hand.click(*place)
+        if number in (1, 4):
+            hand.key(Qt.Key_Z, Qt.ControlModifier)
+            assert len(document) == 1, f"after {number} corners"
+    hand.key(Qt.Key_Z, Qt.ControlModifier)
+    assert len(document) == 0
