@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import re
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import Qt, QTimer
+from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import (
     QCheckBox,
+    QFileDialog,
     QHBoxLayout,
-    QLabel,
     QLineEdit,
     QScrollArea,
-    QSizePolicy,
-    QToolButton,
     QVBoxLayout,
     QWidget,
 )
@@ -25,18 +22,18 @@ from napari_pathotune.drawing_board import board_of
 from napari_pathotune.layers import DEFAULT_COLOR, facts, rgb
 from napari_pathotune.reader import results_folder
 from napari_pathotune.session import JobState, Session
-from napari_pathotune.widgets.parts import Card, Fold, button, clear, combo, named, swatch_html, text_label, thousands
+from napari_pathotune.widgets.parts import Card, Fold, button, clear, combo, named, text_label, thousands
 from napari_pathotune.widgets.regions import RegionsPanel
 from napari_pathotune.widgets.regions_preflight import PreflightCounter, PreflightTable, Question, tiles_per_class
 from napari_pathotune.widgets.train_cost import can_probe, cost_text, remember_costs, remembered_costs
 from napari_pathotune.widgets.train_curves import Curves
 from napari_pathotune.widgets.train_result import ResultPanel
 from napari_pathotune.widgets.train_setup import TrainSetup
+from napari_pathotune.widgets.train_step import Step, task_lines
 from napari_pathotune.workers import JobRunner
 from pathotune import events
 
 if TYPE_CHECKING:
-    from pathotune.tasks import Task
     from pathotune.training.preflight import Estimate, Preflight
 
 OWN_CLASSES = ""
@@ -66,6 +63,9 @@ class TunePanel(QWidget):
             "Continue", "Go on from the last tuning with the regions as they are now.", "Continue tuning"
         )
         self.cost, self.hint, self.live = text_label(), text_label(), text_label()
+        self.save_job = button(
+            "Save as job…", "Write this tuning as a YAML file that `pathotune run` reads.", "Save as job"
+        )
         self.probe = button("How long?", "Try how fast this machine is, from a few tiles; it takes a few seconds.")
         self._probed = ""
         self.table = PreflightTable()
@@ -106,7 +106,12 @@ class TunePanel(QWidget):
         )
         self.preflight_fold.put(self.table)
         self.advanced = Fold("Advanced", "Backbone, method and training options; what is set works.")
-        self.advanced.put(self.setup)
+        inside = QWidget()
+        stacked = QVBoxLayout(inside)
+        stacked.setContentsMargins(0, 0, 0, 0)
+        stacked.addWidget(self.setup)
+        stacked.addWidget(self.save_job)
+        self.advanced.put(inside)
         body = self.step_train.body
         for widget in (self.cost, self.probe, self.preflight_fold, self.advanced):
             body.addWidget(widget)
@@ -141,6 +146,7 @@ class TunePanel(QWidget):
         self.go.clicked.connect(self.tune)
         self.again.clicked.connect(lambda: self.tune(go_on=True))
         self.probe.clicked.connect(self._on_probe_clicked)
+        self.save_job.clicked.connect(self._on_save_job_clicked)
         for signal in (self.session.slides_changed, self.session.active_changed):
             signal.connect(self._on_slides_changed)
         self.session.drawings_changed.connect(self.refresh)
@@ -418,7 +424,23 @@ class TunePanel(QWidget):
         task = self.task.currentData() or "-".join(list(self.drawn())[:3]).lower()
         return re.sub(r"[^\w.-]+", "-", f"{task} {self.setup.backbone.currentData()}").strip("-")
 
+    def write_job(self, path: Path) -> None:
+        """Write the tuning as it would start now; its regions are frozen beside the tuning to be."""
+        missing = self.missing()
+        if missing:
+            compat.show_warning(missing)
+            return
+        path = path if path.suffix else path.with_suffix(".yaml")
+        if self.board.trying(lambda: self.job().to_yaml(path)):
+            compat.show_info(f"The job was written to {path.name}.")
+
     # -- slots
+
+    def _on_save_job_clicked(self) -> None:
+        start = results_folder() / f"{self.name.text().strip() or self.suggested_name()}.yaml"
+        chosen, _ = QFileDialog.getSaveFileName(self, "Save as job", str(start), "Jobs (*.yaml)")
+        if chosen:
+            self.write_job(Path(chosen))
 
     def _on_slides_changed(self) -> None:
         self._list_slides()
@@ -515,50 +537,6 @@ class TunePanel(QWidget):
         return self.setup.training_form
 
 
-class Step(QWidget):
-    """A numbered step: a head that says where it stands, and a body that can be closed."""
-
-    def __init__(self, number: str, title: str, tooltip: str) -> None:
-        super().__init__()
-        # Room that is left belongs to nobody's step.
-        self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Maximum)
-        self.head = QToolButton()
-        self.head.setText(f"{number}  {title}")
-        self.head.setCheckable(True)
-        self.head.setChecked(True)
-        self.head.setAutoRaise(True)
-        self.head.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
-        self.head.setArrowType(Qt.ArrowType.DownArrow)
-        font = self.head.font()
-        font.setBold(True)
-        self.head.setFont(font)
-        named(self.head, f"Step {number}: {title}", tooltip)
-        self.summary = QLabel()
-        self._inner = QWidget()
-        self.body = QVBoxLayout(self._inner)
-        self.body.setContentsMargins(12, 0, 0, 4)
-        self.body.setSpacing(4)
-        row = QHBoxLayout()
-        row.addWidget(self.head)
-        row.addStretch(1)
-        row.addWidget(self.summary)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(2)
-        layout.addLayout(row)
-        layout.addWidget(self._inner)
-        self.head.toggled.connect(self._on_head_toggled)
-
-    def say(self, text: str) -> None:
-        """Where the step stands, in two or three words."""
-        if self.summary.text() != text:
-            self.summary.setText(text)
-
-    def _on_head_toggled(self, opened: bool) -> None:
-        self.head.setArrowType(Qt.ArrowType.DownArrow if opened else Qt.ArrowType.RightArrow)
-        self._inner.setVisible(opened)
-
-
 def class_of_shapes(layer: Any) -> list[tuple[str, tuple[int, int, int]]]:
     """Class and colour of each drawn shape or point of a layer, without any geometry."""
     from napari_pathotune.drawings import class_names_of, color_of
@@ -582,15 +560,3 @@ def free_path(name: str) -> Path:
     while path.exists():
         path, number = folder / f"{stem}-{number}{SUFFIX}", number + 1
     return path
-
-
-def task_lines(task: Task) -> list[str]:
-    """A task's card: its classes with colours, and the sentences the model reads."""
-    classes = " &nbsp; ".join(
-        f"{swatch_html(rgb(entry.color or DEFAULT_COLOR))}&nbsp;{escape(entry.name)}" for entry in task.classes
-    )
-    sentences = [f"“{escape(sentence)}”" for sentence in task.sentences]
-    facts_line = " · ".join(
-        part for part in (task.organ, task.stain, f"{task.mpp:g} µm per pixel" if task.mpp else "") if part
-    )
-    return [classes, escape(facts_line), *sentences]

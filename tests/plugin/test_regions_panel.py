@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 pytest.importorskip("qtpy.QtWidgets")
@@ -132,36 +131,42 @@ def test_a_file_is_loaded_mapped_and_written_without_loss(
     assert panel.open_regions(tmp_path / "none.geojson") == 0 and "does not exist" in notices[-1]
 
 
-@pytest.mark.parametrize("folder", ["qupath", "asap"])
-def test_every_form_other_programs_write_is_drawn_and_comes_out_again(
-    dock: Any,
-    add: Callable[[list[Any]], list[Any]],
-    tmp_path: Path,
-    shared_data: Path,
-    folder: str,
-    make_picture: Callable[..., Path],
-) -> None:
-    from pathotune.slides import open_slide
+class LargeSlide:
+    """The same slide with more room on it than anyone wants to write for a test."""
 
-    files = sorted((shared_data / "annotations" / folder).iterdir())
+    width_px0, height_px0 = 40_000, 40_000
+    bounds_px0 = (0, 0, 40_000, 40_000)
+
+    def __init__(self, slide: Any) -> None:
+        self._slide = slide
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._slide, name)
+
+
+def test_every_form_other_programs_write_is_drawn_and_comes_out_again(
+    dock: Any, on_slide: Any, tmp_path: Path, shared_data: Path
+) -> None:
+    about = facts(on_slide)
+    about["slide"] = LargeSlide(about["slide"])
+    panel, drawing = dock.tune.regions, dock.tune.board.active
+    panel.ask_mapping = lambda names, palette: {}
+    files = [path for folder in ("qupath", "asap") for path in sorted((shared_data / "annotations" / folder).iterdir())]
+    assert len(files) >= 10
     for number, path in enumerate(files):
         regions = read_regions(path)
-        right, bottom = np.max([region.geometry.bounds[2:] for region in regions], axis=0)
-        if max(right, bottom) > 12_000:
-            continue
-        picture = make_picture(tmp_path / f"{number}.tiff", int(right) + 40, int(bottom) + 40)
-        add([slide_layer(open_slide(picture))])
-        dock.tune.regions.open_regions(path)
+        assert panel.open_regions(path) == len(regions), path.name
+        shown = sum(len(bound.layer.data) for bound in drawing.bound.values())
+        assert shown >= len(regions), path.name
         out = tmp_path / f"{number}.geojson"
-        dock.tune.regions.save_regions(out)
+        panel.save_regions(out)
         again = read_regions(out)
-        assert len(again) == len(regions), path.name
         for before, after in zip(regions, again, strict=True):
             assert after.geometry.hausdorff_distance(before.geometry) < 1e-3, path.name
-            assert after.class_name == before.class_name and after.name == before.name
-            assert {k: v for k, v in before.properties.items() if k != "classification"}.items() <= (
-                after.properties.items()
-            )
+            assert (after.class_name, after.name) == (before.class_name, before.name), path.name
+            kept = {key: value for key, value in before.properties.items() if key != "classification"}
+            assert kept.items() <= after.properties.items(), path.name
+        drawing.document.remove(drawing.document.keys)
 
 
 def test_suggested_meanings_are_what_the_dialog_gives_back(qapp: Any) -> None:
@@ -223,6 +228,22 @@ def test_several_slides_train_together_and_one_can_be_left_out(
     dock.tune._on_slide_toggled(facts(second)["path"], False)
     assert set(dock.tune.drawn()) == {"Tumor", "Necrosis"}
     assert len(dock.tune.job().arguments["sources"]) == 1
+
+
+def test_a_job_is_saved_as_the_file_that_the_command_line_reads(
+    dock: Any, on_slide: Any, tmp_path: Path, notices: list[str]
+) -> None:
+    from pathotune.execution.job import Job
+
+    dock.tune.write_job(tmp_path / "mine.yaml")
+    assert "two classes" in notices[-1] and not (tmp_path / "mine.yaml").exists()
+    document = dock.tune.board.active.document
+    document.add([Region(shapely.box(0, 0, 300, 200), "Tumor"), Region(shapely.box(300, 0, 600, 200), "Stroma")])
+    dock.tune.write_job(tmp_path / "mine")
+    job = Job.from_yaml(tmp_path / "mine.yaml")
+    assert job.command == "tune" and Path(job.arguments["sources"][0]["regions"]).is_file()
+    dock.tune.write_job(tmp_path / "no folder" / "mine.yaml")
+    assert "cannot be written" in notices[-1]
 
 
 def test_the_classes_of_a_task_join_the_palette(dock: Any, on_slide: Any) -> None:
