@@ -97,14 +97,17 @@ def _read_slide(path: Path) -> list[LayerData]:
 
 
 def _belonging(slide: Slide) -> list[LayerData]:
-    """The layers of every prediction store beside the slide and in the results folder."""
+    """The layers of every prediction store beside the slide and in the results folder; the newest is shown."""
     if slide.mpp is None:
         return []
     from pathotune.inference.predictions import find_stores
 
     found: list[LayerData] = []
     for store_path in find_stores(slide.path, (results_folder(),), fingerprint=slide.fingerprint):
-        found += _or_notice(lambda item: _layers_of(item, slide.path), store_path)
+        layers = _or_notice(lambda item: _layers_of(item, slide.path), store_path)
+        if found:  # two overlays on each other say nothing
+            layers = [(data, {**options, "visible": False}, kind) for data, options, kind in layers]
+        found += layers
     return found
 
 

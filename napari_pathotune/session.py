@@ -232,6 +232,13 @@ class Session:
         """The result that shows this store."""
         return next((result for result in self.results if same_path(result.store, store)), None)
 
+    def hide_results(self, slide_path: str) -> None:
+        """Hide what is shown of a slide's results: two overlays on each other say nothing."""
+        for result in self.results:
+            if same_path(result.slide_path, slide_path):
+                for layer in result.layers:
+                    layer.visible = False
+
     def prepare(
         self,
         store: str,

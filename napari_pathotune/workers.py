@@ -258,6 +258,7 @@ class OverlayFiller:
         if isinstance(found, Opened):
             if not self.session.adopt(store, found.grid) and not self._is_slide_closed:
                 data = overlay_layer(found.grid, store, found.title, self._slide_path, compat.preferences().opacity)
+                self.session.hide_results(self._slide_path)
                 self._adders.append(self.session.show_result(store, [data]))
             return self.session.result_at(store)
         result = self.session.result_at(store)

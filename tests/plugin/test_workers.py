@@ -231,6 +231,26 @@ def test_what_was_closed_stays_closed(
     assert len(viewer.layers) == 0
 
 
+def test_a_result_kept_beside_another_hides_it(
+    runner: Any,
+    client: FakeClient,
+    run_loop: Callable[..., bool],
+    on_disk: np.ndarray[Any, Any],
+    add: Any,
+    slide_path: Any,
+) -> None:
+    from napari_pathotune.layers import result_layers, slide_layer
+    from pathotune.slides import open_slide
+
+    add([slide_layer(open_slide(slide_path))])
+    earlier = add(result_layers(empty_grid(), "/r/one.zarr", "t", str(slide_path)))
+    runner.submit(FakeJob(), str(slide_path), "")
+    on_disk[0] = 1
+    client.events = [events.ShardDone(STORE, 0, 1, 1, (0, 0, 600, 400))]
+    assert run_loop(3, lambda: len(runner.session.results) == 2)
+    assert not any(layer.visible for layer in earlier) and runner.session.result.store == STORE
+
+
 def test_a_slide_closed_in_mid_run_stays_closed_and_the_job_goes_on(
     runner: Any,
     client: FakeClient,
