@@ -86,12 +86,13 @@ def take(slide: Path, regions: Path, name: str, options: Any, tune_picture: bool
     """Open one slide, tune on its regions, predict it, and save the window."""
     from napari_pathotune.window import open_window
 
-    viewer, dock = open_window([slide, regions], show=False)
+    viewer, dock = open_window([slide], show=False)
     window = viewer.window._qt_window
     window.resize(*WINDOW_PX)
     window.show()
     run(1.0)
     viewer.reset_view()
+    dock.tune.regions.open_regions(regions)
     tune(dock, name, options)
     if tune_picture:
         save(viewer, options.out / "window-tune.png")

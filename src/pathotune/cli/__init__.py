@@ -12,7 +12,16 @@ import typer
 from pathotune.errors import PathotuneError
 
 # Each module has `register(app)`; none imports anything heavy at its top, so `--help` stays quick.
-GROUPS: tuple[str, ...] = ("catalogue", "slides", "tasks", "tuning", "prediction", "viewing", "demonstration")
+GROUPS: tuple[str, ...] = (
+    "catalogue",
+    "slides",
+    "tasks",
+    "tuning",
+    "prediction",
+    "running",
+    "viewing",
+    "demonstration",
+)
 
 app = typer.Typer(
     name="pathotune",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from pathotune.cli import main
 from pathotune.errors import FileMissing, TableUnreadable, UnknownName, UsageError
 from pathotune.events import Event, Finished
 from pathotune.execution.job import Job, run_job
@@ -73,3 +75,20 @@ def test_a_probe_ends_with_what_a_tile_costs(tuned: list[dict[str, Any]], monkey
     arguments = {"method": "linear_probe", "config": {"views": 2}, "training": {"epochs": 3}, "backbone": "b"}
     (last,) = run_job(Job("probe", arguments))
     assert isinstance(last, Finished) and last.result["learn"] == 0.3 and asked == [("b", "linear_probe", 2, 3)]
+
+
+def test_a_job_file_is_run_from_the_command_line(
+    tuned: list[dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = Job(
+        "tune", {"sources": [{"slide": "ä b.svs", "regions": "a.geojson"}], "out": str(tmp_path / "t"), "backbone": "b"}
+    )
+    line = ["run", str(job.to_yaml(tmp_path / "my job.yaml")), "--json"]
+    with pytest.raises(SystemExit) as ended:
+        main(line)
+    assert ended.value.code in (0, None) and len(tuned) == 1
+    assert json.loads(capsys.readouterr().out)["out"].startswith(str(tmp_path / "t"))
+    with pytest.raises(SystemExit) as ended:
+        main(["run", str(tmp_path / "none.yaml")])
+    said = capsys.readouterr().err
+    assert ended.value.code == 1 and "none.yaml" in said and "Traceback" not in said
