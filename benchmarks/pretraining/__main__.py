@@ -7,10 +7,10 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.pretraining.curves import append_record, draw_curves
+from benchmarks.pretraining.curves import append_record, cost, draw_curves
 from benchmarks.pretraining.data import load_sources
 from benchmarks.pretraining.export import export_weights
-from benchmarks.pretraining.loop import CollapsedRun, Recipe, Run, describe
+from benchmarks.pretraining.loop import CollapsedRun, Recipe, Run, describe, saved_recipe
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -50,6 +50,12 @@ def main(arguments: list[str] | None = None) -> int:
             return 1
         draw_curves(options.output / "curves.csv", options.output / "curves.png")
     export_weights(state, weights, options.pooling)
+    if (options.output / "curves.csv").exists():
+        made = saved_recipe(state)
+        views, minutes = cost(
+            options.output / "curves.csv", made.tiles, made.final_tiles, made.steps - made.final_steps
+        )
+        print(f"{views} views in {minutes:.0f} minutes of training")
     print(f"weights: {weights} ({weights.stat().st_size / 1e6:.1f} MB)")
     return 0
 

@@ -22,6 +22,17 @@ def read_records(path: Path) -> dict[str, list[float]]:
     return {name: [float(row[name]) for row in ordered] for name in ordered[0]}
 
 
+def cost(path: Path, tiles: int, final_tiles: int, final_from: float) -> tuple[int, float]:
+    """Views that the student saw in a run, and the minutes it took, from the steps and speeds of the CSV file."""
+    columns = read_records(path)
+    views, minutes, before = 0, 0.0, 0.0
+    for step, speed in zip(columns["step"], columns["views_per_second"], strict=True):
+        # A step has pairs of tiles; a record belongs to the stage of its last step.
+        seen = round((step - before) * 2 * (final_tiles if step > final_from else tiles))
+        views, minutes, before = views + seen, minutes + seen / speed / 60, step
+    return views, minutes
+
+
 def draw_curves(path: Path, picture: Path) -> None:
     """Draw the losses and the effective rank of the class features against the step."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg

@@ -54,6 +54,7 @@ class Recipe:
     summary_weight: float = 0.5
     correlation_weight: float = 0.02
     shared_jitter: float = 0.25
+    settled_jitter: float = 0.1
     view_jitter: float = 0.1
     least_rank: float = 4.0
     seed: int = 0
@@ -66,8 +67,20 @@ class Recipe:
 def learning_rate(recipe: Recipe, step: int) -> float:
     """Warm up, stay, then fall to nothing over the last `cooldown` steps: a run can be lengthened before it cools."""
     rise = min(1.0, (step + 1) / recipe.warmup)
-    fall = min(1.0, (recipe.steps - step) / max(1, recipe.cooldown))
-    return recipe.learning_rate * rise * max(0.0, fall)
+    return recipe.learning_rate * rise * warmth(recipe, step)
+
+
+def warmth(recipe: Recipe, step: int) -> float:
+    """1 until the cooldown, then a straight fall to 0 at the last step."""
+    return max(0.0, min(1.0, (recipe.steps - step) / max(1, recipe.cooldown)))
+
+
+def stain_strength(recipe: Recipe, step: int) -> float:
+    """Strength of the stain jitter that a tile's views share: other laboratories first, at last nearly the tile's own.
+
+    What varies throughout is learned to be ignored; what a stain tells about the tissue of one slide is learned last.
+    """
+    return recipe.settled_jitter + (recipe.shared_jitter - recipe.settled_jitter) * warmth(recipe, step)
 
 
 def effective_rank(features: torch.Tensor) -> float:
@@ -117,14 +130,17 @@ class Run:
         if not self.recipe.mean:
             self.recipe.mean, self.recipe.std = measure_colours(self.monitor)
         images = self.monitor.float().to(self.device) / 255
-        jitter = self._shared_jitter(len(images), torch.Generator().manual_seed(self.recipe.seed))
+        generator = torch.Generator().manual_seed(self.recipe.seed)
+        jitter = self._shared_jitter(len(images), self.recipe.shared_jitter, generator)
         density = mix(optical_density(images), *jitter)
         self.model.tile_standard.fit(tile_statistics(density))
         self.model.patch_standard.fit(patch_statistics(transmitted(density), density))
 
-    def _shared_jitter(self, count: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    def _shared_jitter(
+        self, count: int, strength: float, generator: torch.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """The stain of another laboratory for most tiles, the same for every view of a tile."""
-        matrices, offsets = draw_jitter(count, self.recipe.shared_jitter, 0.04, 0.02, generator)
+        matrices, offsets = draw_jitter(count, strength, 0.16 * strength, 0.08 * strength, generator)
         keep = torch.rand(count, generator=generator) < 0.3
         matrices[keep], offsets[keep] = torch.eye(3), 0.0
         return matrices, offsets
@@ -153,7 +169,7 @@ class Run:
         generator = torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + step)
         tiles = batch.shape[1]
         density = optical_density(batch.to(self.device).flatten(0, 1).float().div_(255))
-        shared = self._shared_jitter(tiles, generator)
+        shared = self._shared_jitter(tiles, stain_strength(self.recipe, step), generator)
         both = (shared[0].repeat(2, 1, 1), shared[1].repeat(2, 1))
         views = mix(density, *chain(both, self._view_jitter(2 * tiles, generator)))
         side = batch.shape[-1] // 16

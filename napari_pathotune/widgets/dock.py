@@ -70,6 +70,7 @@ class PathoTuneDock(QWidget):
         foot.setContentsMargins(8, 4, 8, 6)
         foot.addWidget(self.progress)
         foot.addWidget(self.readout.line)
+        foot.addWidget(self.readout.where)
         foot.addWidget(text_label("<i>For research use only, not for diagnosis.</i>"))
         layout.addLayout(foot)
         self.setMinimumWidth(WIDTH_PX)

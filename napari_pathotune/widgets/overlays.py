@@ -203,15 +203,22 @@ def show_source(result: Result, source: str, title: str) -> None:
 
 def place_text(place: Place | None) -> str:
     """What lies under the cursor, in one line."""
-    if place is None:
+    return " · ".join(part for part in (reading_text(place), where_text(place)) if part)
+
+
+def where_text(place: Place | None) -> str:
+    """The place under the cursor on its slide, in micrometres."""
+    return f"x\u00a0{thousands(place.x_um)}\u00a0µm, y\u00a0{thousands(place.y_um)}\u00a0µm" if place else ""
+
+
+def reading_text(place: Place | None) -> str:
+    """What is predicted under the cursor: the likeliest class and the next; empty where nothing is."""
+    if place is None or place.reading is None:
         return ""
-    where = f"x\u00a0{thousands(place.x_um)}\u00a0µm, y\u00a0{thousands(place.y_um)}\u00a0µm"
-    if place.reading is None:
-        return where
     reading = place.reading
     second = (
         f" ({reading.second_class} {reading.second_probability:.2f})"
         if reading.second_class != reading.class_name
         else ""
     )
-    return f"{reading.class_name}\u00a0{reading.probability:.2f}{second} · {where}"
+    return f"{reading.class_name}\u00a0{reading.probability:.2f}{second}"

@@ -8,7 +8,7 @@ from typing import Any
 from qtpy.QtWidgets import QLabel, QMainWindow, QWidget
 
 from napari_pathotune.session import Session
-from napari_pathotune.widgets.overlays import HIDE_KEY, place_text
+from napari_pathotune.widgets.overlays import HIDE_KEY, place_text, reading_text, where_text
 from napari_pathotune.widgets.parts import SteadyLine
 
 
@@ -19,7 +19,9 @@ class CursorReadout:
         self.session = session
         self.label = QLabel()
         self.label.setAccessibleName("Under the cursor")
-        self.line = SteadyLine("What the prediction says under the cursor: class, probability, place.")
+        self.line = SteadyLine("What the prediction says under the cursor: class and probability.")
+        # Apart, as both together are wider than the dock.
+        self.where = SteadyLine("Place under the cursor: from the upper left corner of the slide, in micrometres.")
         self.line.show_text("Move over the slide to read it.")
         self._has_bar = False
         session.viewer.mouse_move_callbacks.append(self._on_mouse_moved)
@@ -42,9 +44,11 @@ class CursorReadout:
         self.label.hide()
 
     def _on_mouse_moved(self, viewer: Any, event: Any) -> None:
-        text = place_text(self.session.place_at(event.position))
-        self.label.setText(text)
-        self.line.show_text(text or "Move over the slide to read it.")
+        place = self.session.place_at(event.position)
+        self.label.setText(place_text(place))
+        nothing = "Nothing is predicted here." if place else "Move over the slide to read it."
+        self.line.show_text(reading_text(place) or nothing)
+        self.where.show_text(where_text(place))
 
     def _hold_to_hide(self, viewer: Any) -> Iterator[None]:
         """Hide the results while the key is held."""

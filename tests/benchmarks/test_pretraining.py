@@ -18,7 +18,7 @@ if str(ROOT) not in sys.path:
 pytest.importorskip("benchmarks.pretraining")
 
 from benchmarks.pretraining import data as pretraining_data  # noqa: E402
-from benchmarks.pretraining.curves import append_record, draw_curves, read_records  # noqa: E402
+from benchmarks.pretraining.curves import append_record, cost, draw_curves, read_records  # noqa: E402
 from benchmarks.pretraining.data import CropSampler, Source, allowed_patches, tissue_cells  # noqa: E402
 from benchmarks.pretraining.export import export_weights, load_encoder  # noqa: E402
 from benchmarks.pretraining.loop import CollapsedRun, Recipe, Run, effective_rank, learning_rate, saved_recipe  # noqa: E402
@@ -215,3 +215,10 @@ def test_the_shipped_weights_fit_the_architecture() -> None:
     assert set(plain.state_dict()) == set(encoder.state_dict())
     assert all(torch.isfinite(value).all() for value in encoder.state_dict().values())
     assert len(json.loads(facts["mean"])) == len(json.loads(facts["std"])) == 3
+
+
+def test_the_cost_of_a_run_counts_pairs_by_stage_and_a_step_once(tmp_path: Path) -> None:
+    for step, speed in ((10, 100.0), (10, 80.0), (20, 80.0), (30, 20.0)):
+        append_record(tmp_path / "curves.csv", {"step": float(step), "views_per_second": speed})
+    views, minutes = cost(tmp_path / "curves.csv", tiles=8, final_tiles=2, final_from=20)
+    assert views == 2 * 160 + 40 and minutes == pytest.approx((160 / 80 + 160 / 80 + 40 / 20) / 60)
