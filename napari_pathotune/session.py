@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +38,7 @@ class Result:
     classes: Any = None
     probability: Any = None
     attention: Any = None
+    others: dict[str, Any] = field(default_factory=dict)  # made when asked for, by their kind (`doubts`)
 
     @property
     def is_empty(self) -> bool:
@@ -47,7 +48,8 @@ class Result:
     @property
     def layers(self) -> list[Any]:
         """The layers that exist, bottom first."""
-        return [layer for layer in (self.attention, self.probability, self.classes) if layer is not None]
+        own = (self.attention, self.probability, self.classes)
+        return [layer for layer in (*own, *self.others.values()) if layer is not None]
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,8 @@ class Session:
     noted = Signal(str, str)
     event_taken = Signal(object)
     shard_done = Signal(object)
+    adopting = Signal(object, object)
+    repainted = Signal(object)
 
     def __init__(self, viewer: Any) -> None:
         self._viewer = weakref.ref(viewer)
@@ -302,15 +306,15 @@ class Session:
         result = self.result_at(store)
         if result is None:
             return False
+        self.adopting.emit(result, grid)
         earlier = result.grid
         if keep_choices and earlier.is_like(grid):
             # Painted into the layers that are there: new data would cost each of them a new texture and thumbnail.
             earlier.put(grid.probabilities, 0, 0)
             return True
         result.grid = grid
-        if keep_choices and earlier.class_names == grid.class_names:
-            grid.visible, grid.fade, grid.shown_class = earlier.visible, earlier.fade, earlier.shown_class
-            grid.paint()
+        if keep_choices:
+            grid.take_choices(earlier)
         for layer, array in ((result.classes, grid.rgba), (result.probability, grid.shown)):
             if layer is not None:
                 facts(layer)["grid"] = grid
@@ -369,6 +373,7 @@ class Session:
         for layer in (result.classes, result.probability):
             if layer is not None and layer.visible:
                 layer.refresh(thumbnail=thumbnail, highlight=False, extent=False)
+        self.repainted.emit(result)
 
     def place_at(self, position: Any) -> Place | None:
         """What lies under a world position (y, x): coordinates and the visible result there."""
