@@ -180,12 +180,13 @@ def attention_layer(
     ----------
     levels : arrays (y, x), finest first.
     placement : (y, x) scale and translation in micrometres of the finest.
-    sources : of "cls", "tvp", "ttp" and "ivp" those the store keeps; `levels` are the first one's.
+    sources : of "cls", "tvp", "ttp" and "ivp" those the store keeps; `levels` are the first one's. None as long as
+        there is no store.
     """
-    multiscale, source = len(levels) > 1, sources[0]
+    multiscale, source = len(levels) > 1, sources[0] if sources else ""
     about = {"kind": "attention", "store": str(store_path), "slide_path": str(slide_path)}
     options = {
-        "name": attention_name(source, title),
+        "name": attention_name(source, title) if source else f"attention · {title}",
         "multiscale": multiscale,
         "scale": placement[0],
         "translate": placement[1],
@@ -199,6 +200,16 @@ def attention_layer(
         "metadata": {KEY: {**about, "source": source, "sources": tuple(sources)}},
     }
     return (list(levels) if multiscale else levels[0]), options, "image"
+
+
+def empty_attention(grid: ClassGrid, store_path: str | Path, title: str, slide_path: str | Path) -> LayerData:
+    """The layer of the attention to come over the cells of a grid: what a store keeps is put into it later."""
+    (rows, columns), (height, width), (y, x) = grid.shape, grid.scale_um, grid.translate_um
+    half = rows * height / 2, columns * width / 2
+    # Four values and one: as many levels as the smallest store has, so that a layer of levels is made.
+    levels = [np.full((2, 2), np.nan, dtype=np.float32), np.full((1, 1), np.nan, dtype=np.float32)]
+    middle = y - height / 2 + half[0] / 2, x - width / 2 + half[1] / 2
+    return attention_layer(levels, (half, middle), store_path, (), title, slide_path)
 
 
 def attention_name(source: str, title: str) -> str:

@@ -13,7 +13,7 @@ from psygnal import Signal
 
 from napari_pathotune import compat
 from napari_pathotune.jobs import JobState, job_after
-from napari_pathotune.layers import facts
+from napari_pathotune.layers import LayerData, facts
 from napari_pathotune.overlay import ClassGrid, Reading
 from pathotune import events
 
@@ -251,6 +251,7 @@ class Session:
         reading: Any,
         stride_px: int,
         replace_it: bool = False,
+        with_attention: bool = False,
     ) -> None:
         """Have the layers of a prediction to come on the active slide, empty and not in anyone's way.
 
@@ -265,25 +266,26 @@ class Session:
         classes : name and colour of each class.
         reading, stride_px : how the tuning reads tiles, and from one to the next.
         replace_it : what is shown of this store is given up: another run takes its place.
+        with_attention : the prediction will keep attention too.
         """
-        from napari_pathotune.layers import empty_grid, result_layers
+        from napari_pathotune.layers import empty_attention, empty_grid, result_layers
 
         slide, layer = self.slide, self.active_layer
         if slide is None or self.job.is_active:
             return
         shown, path = self.result_at(store), facts(layer)["path"]
-        if shown is not None and not shown.is_empty:
-            if not replace_it:
-                return
-            # It reads from the disk what is about to be replaced there; the new one follows when the job has ended.
-            if shown.attention is not None:
-                self.viewer.layers.remove(shown.attention)
+        if shown is not None and not shown.is_empty and not replace_it:
+            return
         grid = empty_grid(slide, classes, reading, stride_px)
+        attention = [empty_attention(grid, store, title, path)] if with_attention else []
         unused = [result for result in self.results_of(layer) if result.is_empty and result.classes is not None]
         if shown is not None or unused:
             self._take_over(shown or unused[0], store, title, grid)
+            # What was there reads from the disk, perhaps what is about to be replaced.
+            self.put_attention(shown or unused[0], attention)
         else:
-            add_next = self.show_result(store, result_layers(grid, store, title, path, compat.preferences().opacity))
+            new = attention + result_layers(grid, store, title, path, compat.preferences().opacity)
+            add_next = self.show_result(store, new)
             while add_next():
                 pass
         self.results_changed.emit()
@@ -322,9 +324,30 @@ class Session:
                 layer.scale, layer.translate = grid.scale_um, grid.translate_um
         return True
 
-    def show_result(
-        self, store: str, layer_data: list[tuple[Any, dict[str, Any], str]], joining: bool = False
-    ) -> Callable[[], bool]:
+    def put_attention(self, result: Result, found: list[LayerData]) -> None:
+        """Show other attention in the layer of a result; the layer is removed where there is none to show."""
+        layer = result.attention
+        if layer is None:
+            return
+        if not found:
+            self.viewer.layers.remove(layer)
+            return
+        data, options, _ = found[0]
+        about, new = facts(layer), options["metadata"]["pathotune"]
+        if about["sources"] == new["sources"] and same_path(about["store"], new["store"]):
+            # It reads this store already: what has been written since is all there is to show.
+            if about["source"] == new["source"]:
+                layer.contrast_limits = options["contrast_limits"]
+            if layer.visible:
+                layer.refresh(thumbnail=False, highlight=False, extent=False)
+            return
+        about.update(new)
+        layer.data = data if layer.multiscale else data[0]
+        layer.name, layer.scale, layer.translate = options["name"], options["scale"], options["translate"]
+        layer.contrast_limits = options["contrast_limits"]
+        self.results_changed.emit()
+
+    def show_result(self, store: str, layer_data: list[LayerData], joining: bool = False) -> Callable[[], bool]:
         """Add a result's layers one call at a time, so that no call holds the window up for long.
 
         Parameters

@@ -152,6 +152,7 @@ class Opened:
     probabilities: Any
     mpp: tuple[float, float]
     grid: ClassGrid
+    attention: list[LayerData]
 
     def cells_of(self, box_px0: Box) -> tuple[slice, slice]:
         """The rows and columns of the cells that a box in level-0 pixels holds."""
@@ -179,7 +180,7 @@ class OverlayFiller:
     """Brings finished shards onto the slide: read by a thread, painted in small steps by the window's loop.
 
     Making a layer holds napari up for 0.2 s, so none is made while a job runs where it can be had before: class
-    overlay and probability are there when the job starts (`Session.prepare`), attention follows when it has ended.
+    overlay, probability and attention are there when the job starts (`Session.prepare`).
     """
 
     def __init__(self, session: Session) -> None:
@@ -216,7 +217,7 @@ class OverlayFiller:
             self._boxes.setdefault(event.store, []).append(event.box_px0)
 
     def _open(self, store: str) -> None:
-        self._stores[store] = self._pool.submit(_open_store, store)
+        self._stores[store] = self._pool.submit(_open_store, store, self._slide_path)
         self._reads.append((store, self._stores[store]))
 
     def advance(self, end: float) -> None:
@@ -260,12 +261,16 @@ class OverlayFiller:
                 data = overlay_layer(found.grid, store, found.title, self._slide_path, compat.preferences().opacity)
                 self.session.hide_results(self._slide_path)
                 self._adders.append(self.session.show_result(store, [data]))
-            return self.session.result_at(store)
+            opened = self.session.result_at(store)
+            if opened is not None:
+                self.session.put_attention(opened, found.attention)
+            return opened
         result = self.session.result_at(store)
         if result is None:
             return None  # what the person has closed in the meantime stays closed
         if isinstance(found, Extras):
             opacity = compat.preferences().opacity
+            self.session.put_attention(result, found.attention)
             layers = found.attention + result_layers(result.grid, store, found.title, result.slide_path, opacity)
             self._adders.append(self.session.show_result(store, layers, joining=True))
         else:
@@ -304,12 +309,13 @@ class OverlayFiller:
         self._boxes.clear()
 
 
-def _open_store(path: str) -> Opened:
-    from napari_pathotune.layers import class_grid, tuning_name_of
+def _open_store(path: str, slide_path: str) -> Opened:
+    from napari_pathotune.layers import attention_layers, class_grid, tuning_name_of
     from pathotune.inference.predictions import PredictionStore
 
     store = PredictionStore.open(Path(path))
-    return Opened(tuning_name_of(store), store.probabilities, store.grid.mpp, class_grid(store))
+    attention = attention_layers(store, slide_path)
+    return Opened(tuning_name_of(store), store.probabilities, store.grid.mpp, class_grid(store), attention)
 
 
 def _read_parts(opened: Future[Opened], boxes: list[Box] | None) -> list[Part]:

@@ -140,7 +140,14 @@ class PredictPanel(QWidget):
         if store.exists() and not at_once:
             return
         classes = [(str(entry["name"]), entry.get("color")) for entry in tuning.classes]
-        self.session.prepare(str(store), tuning.name, classes, tuning.reading, self.stride_px(), replace_it)
+        self.session.prepare(
+            str(store), tuning.name, classes, tuning.reading, self.stride_px(), replace_it, self._keeps_attention()
+        )
+
+    def _keeps_attention(self) -> bool:
+        """Whether the prediction will have attention: wanted, and the backbone has patches to look at."""
+        tuning = self.session.tuning
+        return tuning is not None and bool(self.form["attention"].value) and bool(tuning.backbone.get("patch_size"))
 
     def missing(self) -> str:
         """What a prediction still needs, as a sentence; empty where it can start."""

@@ -172,6 +172,32 @@ def test_what_is_replaced_gives_up_what_it_reads_from_the_disk(viewer: Any, add:
     assert result.classes.data.shape[:2] == (8, 12) and len(viewer.layers) == 3
 
 
+def test_attention_to_come_has_its_layer_before_and_is_filled_from_the_store(viewer: Any, add: Any, slide: Any) -> None:
+    from napari_pathotune.layers import attention_layer
+
+    session = session_of(viewer)
+    add([slide_layer(slide)])
+    reading = Reading(mpp=0.5, tile_px=100, image_px=100)
+    session.prepare("/r/one.zarr", "t", [("a", None), ("b", None)], reading, 50, with_attention=True)
+    result = session.result
+    layer = result.attention
+    assert not layer.visible and facts(layer)["sources"] == ()
+    outlines = [layer_.extent.world + np.outer((-0.5, 0.5), layer_.extent.step) for layer_ in (layer, result.classes)]
+    assert np.allclose(*outlines), "it lies over the same cells"
+    levels = [np.full((16, 24), 2.0, np.float32), np.full((8, 12), 2.0, np.float32), np.full((4, 6), 2.0, np.float32)]
+    place = ((50.0 / 4, 50.0 / 4), (0.0, 0.0))
+    data = attention_layer(levels, place, "/r/one.zarr", ("cls", "tvp"), "t", slide.path)
+    session.put_attention(result, [data])
+    assert result.attention is layer and len(viewer.layers) == 4 and facts(layer)["sources"] == ("cls", "tvp")
+    layer.visible = True
+    assert float(np.nanmax(np.asarray(layer.data[0]))) == 2.0 and len(layer.data) == 3
+    facts(layer)["source"] = "tvp"
+    session.put_attention(result, [data])
+    assert facts(layer)["source"] == "tvp", "what the person chose to see stays"
+    session.put_attention(result, [])
+    assert result.attention is None and layer not in viewer.layers
+
+
 class TestJob:
     """Events of a job become the state a panel shows."""
 

@@ -120,167 +120,177 @@ def test_the_worker_stays_warm_then_gives_its_memory_back(
     assert run_loop(2, lambda: "close" in client.calls) and runner.client is None
 
 
-@pytest.fixture
-def on_disk(monkeypatch: pytest.MonkeyPatch) -> np.ndarray[Any, Any]:
-    """A store's probabilities that the filler reads; the test writes them."""
-    values = np.zeros((2, 4, 6), np.float32)
+WHOLE = (0.0, 0.0, 600.0, 400.0)
 
-    def open_store(path: str) -> workers.Opened:
+
+class Prediction:
+    """A prediction of a slide of 4 × 6 cells as the window sees it; the test writes `values`, as the worker would."""
+
+    def __init__(self, runner: Any, client: FakeClient, run_loop: Callable[..., bool]) -> None:
+        self.runner, self.client, self.run_loop = runner, client, run_loop
+        self.session = runner.session
+        self.values = np.zeros((2, 4, 6), np.float32)
+        self.attention: list[Any] = []
+
+    def open_store(self, path: str, slide_path: str) -> workers.Opened:
         grid = empty_grid()
-        grid.put(values.copy(), 0, 0)
-        return workers.Opened("t", values, (0.5, 0.5), grid)
+        grid.put(self.values.copy(), 0, 0)
+        return workers.Opened("t", self.values, (0.5, 0.5), grid, self.attention)
 
-    monkeypatch.setattr(workers, "_open_store", open_store)
-    monkeypatch.setattr(workers, "_read_extras", lambda path, slide: workers.Extras("t", []))
-    return values
+    def start(self, slide_path: Any = "/s.svs") -> None:
+        self.runner.submit(FakeJob(), str(slide_path), "")
+
+    def shard(self, box: tuple[float, float, float, float] = WHOLE) -> None:
+        self.client.events.append(events.ShardDone(STORE, 0, 1, 2, box))
+
+    def finish(self) -> None:
+        self.client.events.append(events.Finished({"store": STORE}))
+
+    def has_painted(self, cells: int) -> bool:
+        return self.run_loop(3, lambda: bool(self.session.results) and self.painted == cells)
+
+    @property
+    def painted(self) -> int:
+        return int(self.session.results[0].grid.predicted_cells)
+
+    def has_ended(self) -> bool:
+        return self.run_loop(3, lambda: not self.session.job.is_active and not self.runner._filler.is_busy)
 
 
-def predicted(session: Any) -> int:
-    return session.results[0].grid.predicted_cells if session.results else 0
+@pytest.fixture
+def prediction(
+    runner: Any, client: FakeClient, run_loop: Callable[..., bool], monkeypatch: pytest.MonkeyPatch
+) -> Prediction:
+    made = Prediction(runner, client, run_loop)
+    monkeypatch.setattr(workers, "_open_store", made.open_store)
+    monkeypatch.setattr(workers, "_read_extras", lambda path, slide: workers.Extras("t", made.attention))
+    return made
+
+
+@pytest.fixture
+def slide_on_view(add: Any, slide_path: Any) -> Any:
+    from napari_pathotune.layers import slide_layer
+    from pathotune.slides import open_slide
+
+    return add([slide_layer(open_slide(slide_path))])[0]
 
 
 def test_shards_are_painted_as_they_come_and_the_other_layers_wait_for_the_end(
-    runner: Any, client: FakeClient, run_loop: Callable[..., bool], on_disk: np.ndarray[Any, Any], viewer: Any
+    prediction: Prediction, viewer: Any
 ) -> None:
-    session = runner.session
-    runner.submit(FakeJob(), "/s.svs", "")
-    on_disk[0, :2] = 1
-    client.events = [events.ShardDone(STORE, 0, 1, 2, (0, 0, 600, 200))] * 2
-    assert run_loop(3, lambda: predicted(session) == 12 and session.results[0].classes is not None)
+    session, values = prediction.session, prediction.values
+    prediction.start()
+    values[0, :2] = 1
+    for _ in range(2):
+        prediction.shard((0, 0, 600, 200))
+    assert prediction.has_painted(12)
+    assert prediction.run_loop(3, lambda: session.results[0].classes is not None)
     overlay = session.results[0].classes
     assert overlay.data[0, 0, 3] > 0 and overlay.data[3, 0, 3] == 0
-    on_disk[1, 2:] = 1
-    client.events = [events.ShardDone(STORE, 1, 2, 2, (0, 200, 600, 200))]
-    assert run_loop(3, lambda: predicted(session) == 24)
+    values[1, 2:] = 1
+    prediction.shard((0, 200, 600, 200))
+    assert prediction.has_painted(24)
     assert tuple(overlay.data[3, 0, :3]) == (1, 2, 3) and len(viewer.layers) == 1
-    client.events = [events.Finished({"store": STORE})]
-    assert run_loop(3, lambda: session.results[0].probability is not None)
+    prediction.finish()
+    assert prediction.run_loop(3, lambda: session.results[0].probability is not None)
     assert np.shares_memory(session.results[0].probability.data, session.results[0].grid.shown)
 
 
 def test_a_prepared_overlay_is_filled_and_no_layer_is_made_while_the_job_runs(
-    runner: Any,
-    client: FakeClient,
-    run_loop: Callable[..., bool],
-    on_disk: np.ndarray[Any, Any],
-    viewer: Any,
-    add: Any,
-    slide_path: Any,
+    prediction: Prediction, viewer: Any, slide_on_view: Any, slide_path: Any
 ) -> None:
-    from napari_pathotune.layers import slide_layer
-    from pathotune.slides import open_slide
+    from napari_pathotune.layers import attention_layer
 
-    session = runner.session
-    add([slide_layer(open_slide(slide_path))])
-    session.prepare("/other/store.zarr", "other", [("x", None)], READING, 50)
-    session.prepare(STORE, "t", CLASSES, READING, 100)
-    assert len(viewer.layers) == 3, "unused layers are taken over"
-    overlay, shown = session.results[0].classes, session.results[0].grid
+    session = prediction.session
+    session.prepare("/other/store.zarr", "other", [("x", None)], READING, 50, with_attention=True)
+    session.prepare(STORE, "t", CLASSES, READING, 100, with_attention=True)
+    assert len(viewer.layers) == 4, "unused layers are taken over"
+    result, shown = session.results[0], session.results[0].grid
+    overlay, attention = result.classes, result.attention
     assert overlay.name == "classes · t" and shown.is_like(empty_grid())
+    levels, place = [np.ones((8, 12), np.float32), np.ones((4, 6), np.float32)], ((25.0, 25.0), (12.25, 12.25))
+    prediction.attention = [attention_layer(levels, place, STORE, ("cls",), "t", slide_path)]
     changed: list[Any] = []
-    for layer in session.results[0].layers:
+    for layer in (overlay, result.probability):
         layer.events.data.connect(changed.append)
         layer.events.scale.connect(changed.append)
-    runner.submit(FakeJob(), str(slide_path), "")
-    on_disk[0, :2] = 1
-    client.events = [events.ShardDone(STORE, 0, 1, 2, (0, 0, 600, 200))]
-    assert run_loop(3, lambda: predicted(session) == 12)
-    assert len(viewer.layers) == 3 and session.results[0].classes is overlay and overlay.data[0, 0, 3] > 0
+    prediction.start(slide_path)
+    prediction.values[0, :2] = 1
+    prediction.shard((0, 0, 600, 200))
+    assert prediction.has_painted(12)
+    assert session.results[0].classes is overlay and overlay.data[0, 0, 3] > 0
     assert tuple(overlay.scale) == (50.0, 50.0) and facts(overlay)["store"] == STORE
     assert not changed and session.results[0].grid is shown, "painted into what is there: no new texture, no new layout"
+    prediction.finish()
+    assert prediction.has_ended() and len(viewer.layers) == 4
+    assert session.results[0].attention is attention and facts(attention)["sources"] == ("cls",)
+    assert tuple(attention.data[0].shape) == (8, 12)
 
 
-def test_the_window_changes_twice_a_second_at_most_however_fast_the_worker_tells(
-    runner: Any, client: FakeClient, run_loop: Callable[..., bool], on_disk: np.ndarray[Any, Any], viewer: Any
-) -> None:
-    session = runner.session
-    runner.submit(FakeJob(), "/s.svs", "")
-    on_disk[0] = 1
-    client.events = [events.ShardDone(STORE, 0, 0, 1, (0, 0, 600, 400))]
-    assert run_loop(3, lambda: predicted(session) == 24)
+def test_the_window_changes_twice_a_second_at_most_however_fast_the_worker_tells(prediction: Prediction) -> None:
+    session = prediction.session
+    prediction.start()
+    prediction.values[0] = 1
+    prediction.shard()
+    assert prediction.has_painted(24)
     steps: list[Any] = []
     refreshes: list[Any] = []
     session.job_changed.connect(steps.append)
     session.results[0].classes.events.set_data.connect(refreshes.append)
     start = time.perf_counter()
     while time.perf_counter() - start < 2.0:
-        client.events += [
-            events.Step("predict", len(steps), 100),
-            events.ShardDone(STORE, 0, 0, 1, (0, 0, 600, 400)),
-        ]
-        run_loop(0.02)
+        prediction.client.events.append(events.Step("predict", len(steps), 100))
+        prediction.shard()
+        prediction.run_loop(0.02)
     allowed = (time.perf_counter() - start) / workers.SHOW_EVERY_S + 1
     assert 2 <= len(steps) <= allowed and 1 <= len(refreshes) <= allowed
-    client.events = [events.Finished({"store": STORE})]
+    prediction.finish()
     start = time.perf_counter()
-    assert run_loop(3, lambda: not session.job.is_active)
+    assert prediction.run_loop(3, lambda: not session.job.is_active)
     assert time.perf_counter() - start < workers.SHOW_EVERY_S, "the end is not held back"
 
 
-def test_what_was_closed_stays_closed(
-    runner: Any, client: FakeClient, run_loop: Callable[..., bool], on_disk: np.ndarray[Any, Any], viewer: Any
-) -> None:
-    runner.submit(FakeJob(), "/s.svs", "")
-    on_disk[0] = 1
-    client.events = [events.ShardDone(STORE, 0, 1, 1, (0, 0, 600, 400))]
-    assert run_loop(3, lambda: predicted(runner.session) == 24)
+def test_what_was_closed_stays_closed(prediction: Prediction, viewer: Any) -> None:
+    prediction.start()
+    prediction.values[0] = 1
+    prediction.shard()
+    assert prediction.has_painted(24)
     viewer.layers.clear()
-    client.events = [events.Finished({"store": STORE})]
-    assert run_loop(3, lambda: not runner.session.job.is_active and not runner._filler.is_busy)
-    run_loop(0.3)
+    prediction.finish()
+    assert prediction.has_ended()
+    prediction.run_loop(0.3)
     assert len(viewer.layers) == 0
 
 
 def test_a_result_kept_beside_another_hides_it(
-    runner: Any,
-    client: FakeClient,
-    run_loop: Callable[..., bool],
-    on_disk: np.ndarray[Any, Any],
-    add: Any,
-    slide_path: Any,
+    prediction: Prediction, add: Any, slide_on_view: Any, slide_path: Any
 ) -> None:
-    from napari_pathotune.layers import result_layers, slide_layer
-    from pathotune.slides import open_slide
+    from napari_pathotune.layers import result_layers
 
-    add([slide_layer(open_slide(slide_path))])
+    session = prediction.session
     earlier = add(result_layers(empty_grid(), "/r/one.zarr", "t", str(slide_path)))
-    runner.submit(FakeJob(), str(slide_path), "")
-    on_disk[0] = 1
-    client.events = [events.ShardDone(STORE, 0, 1, 1, (0, 0, 600, 400))]
-    assert run_loop(3, lambda: len(runner.session.results) == 2)
-    assert not any(layer.visible for layer in earlier) and runner.session.result.store == STORE
+    prediction.start(slide_path)
+    prediction.values[0] = 1
+    prediction.shard()
+    assert prediction.run_loop(3, lambda: len(session.results) == 2)
+    assert not any(layer.visible for layer in earlier) and session.result.store == STORE
 
 
 def test_a_slide_closed_in_mid_run_stays_closed_and_the_job_goes_on(
-    runner: Any,
-    client: FakeClient,
-    run_loop: Callable[..., bool],
-    on_disk: np.ndarray[Any, Any],
-    viewer: Any,
-    add: Any,
-    slide_path: Any,
+    prediction: Prediction, viewer: Any, slide_on_view: Any, slide_path: Any
 ) -> None:
-    from napari_pathotune.layers import slide_layer
-    from pathotune.slides import open_slide
-
-    (layer,) = add([slide_layer(open_slide(slide_path))])
-    runner.submit(FakeJob(), str(slide_path), "")
-    viewer.layers.remove(layer)
-    on_disk[0] = 1
-    client.events = [events.ShardDone(STORE, 0, 1, 1, (0, 0, 600, 400)), events.Step("predict", 3, 9)]
-    assert run_loop(3, lambda: runner.session.job.done == 3) and runner.session.job.is_active
-    client.events = [events.Finished({"store": STORE})]
-    assert run_loop(3, lambda: not runner.session.job.is_active and not runner._filler.is_busy)
-    assert len(viewer.layers) == 0
+    session = prediction.session
+    prediction.start(slide_path)
+    viewer.layers.remove(slide_on_view)
+    prediction.values[0] = 1
+    prediction.shard()
+    prediction.client.events.append(events.Step("predict", 3, 9))
+    assert prediction.run_loop(3, lambda: session.job.done == 3) and session.job.is_active
+    prediction.finish()
+    assert prediction.has_ended() and len(viewer.layers) == 0
 
 
-def test_a_part_that_cannot_be_read_is_read_at_the_end(
-    runner: Any,
-    client: FakeClient,
-    run_loop: Callable[..., bool],
-    on_disk: np.ndarray[Any, Any],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_part_that_cannot_be_read_is_read_at_the_end(prediction: Prediction, monkeypatch: pytest.MonkeyPatch) -> None:
     read_whole = workers._read_parts
 
     def read(opened: Any, boxes: Any) -> Any:
@@ -289,12 +299,13 @@ def test_a_part_that_cannot_be_read_is_read_at_the_end(
         return read_whole(opened, boxes)
 
     monkeypatch.setattr(workers, "_read_parts", read)
-    runner.submit(FakeJob(), "/s.svs", "")
-    client.events = [events.ShardDone(STORE, n, n, 2, (0, 0, 600, 400)) for n in range(3)]
-    assert run_loop(3, lambda: len(runner.session.results) == 1)
-    on_disk[0] = 1
-    client.events = [events.Finished({"store": STORE})]
-    assert run_loop(3, lambda: predicted(runner.session) == 24)
+    prediction.start()
+    for _ in range(3):
+        prediction.shard()
+    assert prediction.run_loop(3, lambda: len(prediction.session.results) == 1)
+    prediction.values[0] = 1
+    prediction.finish()
+    assert prediction.has_painted(24)
 
 
 def test_closing_ends_the_worker(runner: Any, client: FakeClient, run_loop: Callable[..., bool]) -> None:
