@@ -229,6 +229,12 @@ class DrawingBoard:
             if viewer is not None and bound.layer in viewer.layers:
                 viewer.layers.remove(bound.layer)
 
+    def keep_drafts(self) -> None:
+        """Keep what is being drawn at this moment; to be called about every second."""
+        if self.session.viewer is not None:
+            for drawing in self.drawings.values():
+                drawing.keep_draft()
+
     def save(self) -> None:
         """Write every slide's regions file."""
         for drawing in self.drawings.values():

@@ -255,6 +255,27 @@ class BoundLayer:
         """A shape is begun and not finished."""
         return len(self.layer.data) > len(self.keys) and not self._has_new
 
+    def outline_begun(self) -> Any:
+        """The shape that is being drawn as far as it goes, in level-0 pixels; None where it has no extent yet.
+
+        Paths, which brush and eraser draw, are lines.
+        """
+        import shapely
+
+        from napari_pathotune.drawings import to_px0
+        from pathotune.regions.region import polygonal
+
+        if self.is_points or not self.is_drawing:
+            return None
+        mode, corners = str(self.layer.mode), np.asarray(self.layer.data[-1], dtype=float)
+        if mode == "add_polygon":
+            corners = corners[:-1]  # the last one goes with the mouse
+        xy = to_px0(self.layer, self.slide_layer, corners)
+        if mode == "add_path":
+            return shapely.LineString(xy) if len(xy) > 1 else None
+        outline = polygonal(shapely.Polygon(xy)) if len(xy) > 2 else shapely.Polygon()
+        return None if outline.is_empty else outline
+
     def finish_drawing(self) -> bool:
         """End the shape that is being drawn, as another tool would, and say whether there was one."""
         if not self.is_drawing:

@@ -338,6 +338,22 @@ class SlideDrawing:
 
     # -- keeping
 
+    def keep_draft(self) -> None:
+        """Have the journal keep what is being drawn: a long outline is no region before its last corner."""
+        from pathotune.regions.region import Region
+
+        if self.keeper.journal is not None:
+            outline = self._drawn_so_far()
+            # Without an id of its own it gets one by its outline, so that what is unchanged is not written again.
+            self.keeper.journal.keep_draft(None if outline is None else Region(outline, self.active_class or None))
+
+    def _drawn_so_far(self) -> Any:
+        bound = self.bound.get("shapes")
+        outline = None if bound is None or self.tool == "eraser" or self._is_alt else bound.outline_begun()
+        if outline is None or not self._is_on_slide(outline):
+            return None
+        return outline.buffer(self.brush_diameter_px0 / 2) if outline.geom_type == "LineString" else outline
+
     def begin(self) -> str:
         """Start the journal; returns what the person should know of it."""
         return self.keeper.begin()

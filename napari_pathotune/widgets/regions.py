@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from pathotune.regions.palette import Palette
 
 COUNT_MS = 60
+DRAFT_MS = 500
 FILES = "Regions (*.geojson *.json *.xml);;All files (*)"
 
 
@@ -69,6 +70,9 @@ class RegionsPanel(QWidget):
         self._timer.setSingleShot(True)
         self._timer.setInterval(COUNT_MS)
         self._timer.timeout.connect(self.refresh)
+        self._draft_timer = QTimer(self)
+        self._draft_timer.timeout.connect(board.keep_drafts)
+        self._draft_timer.start(DRAFT_MS)
         self._left: list[tuple[SlideDrawing, Unsaved]] = []
         self._lay_out()
         self._connect()
@@ -338,11 +342,13 @@ class RegionsPanel(QWidget):
         self.crash.setVisible(bool(self._left))
         if self._left:
             drawing, unsaved = self._left[0]
-            count = len(unsaved.state.features)
+            count = unsaved.state.count
+            half = ", the last of them as far as it was drawn" if unsaved.state.draft is not None else ""
             when = time.strftime("%d %b %H:%M", time.localtime(unsaved.time))
             self.crash.text.setText(
                 f"<b>{drawing.slide.name}</b> was not closed properly on {when}, with "
-                f"{thousands(count)} {'region' if count == 1 else 'regions'} drawn. Restore them?"
+                f"{thousands(count)} {'region' if count == 1 else 'regions'} drawn{half}. "
+                f"Restore {'it' if count == 1 else 'them'}?"
             )
 
     def _on_crash_answered(self, restore: bool) -> None:

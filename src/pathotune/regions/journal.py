@@ -42,17 +42,34 @@ class State:
     features : (place in the order of drawing, GeoJSON feature) by key.
     changes : how many changes were made since the start or the last save.
     skipped : lines that could not be read; after a crash the last one may be torn.
+    draft : the shape that was being drawn when the last line was written, as a GeoJSON feature.
     """
 
     classes: list[tuple[str, Color]] = field(default_factory=list)
     features: dict[str, tuple[int, dict[str, Any]]] = field(default_factory=dict)
     changes: int = 0
     skipped: int = 0
+    draft: dict[str, Any] | None = None
+
+    @property
+    def is_unsaved(self) -> bool:
+        """Whether it says something that no regions file has."""
+        return self.changes > 0 or self.draft is not None
+
+    @property
+    def count(self) -> int:
+        """How many regions there are, the half-drawn one with them."""
+        return len(self.features) + (self.draft is not None)
 
     def take(self, line: Mapping[str, Any]) -> None:
         """Take in one line of the journal."""
+        if "draft" in line:
+            self.draft = line["draft"]
+            return
         if line.get("snapshot"):
-            self.classes, self.features = [], {}
+            self.classes, self.features, self.draft = [], {}, None
+        if "put" in line:
+            self.draft = None  # it has become a region, or was dropped for another
         if "classes" in line:
             self.classes = [
                 (str(name), (int(red), int(green), int(blue))) for name, (red, green, blue) in line["classes"]
@@ -85,7 +102,8 @@ class State:
     def regions(self) -> list[Region]:
         """The regions, in the order they were drawn; one that cannot be understood is left out and counted."""
         found: list[Region] = []
-        for _, feature in sorted(self.features.values(), key=lambda item: item[0]):
+        features = [feature for _, feature in sorted(self.features.values(), key=lambda item: item[0])]
+        for feature in [*features, *([] if self.draft is None else [self.draft])]:
             try:
                 region = from_feature(feature)
             except PathotuneError:
@@ -135,6 +153,7 @@ class Journal:
         self.path, self._file = self._open(name, fingerprint, folder, fallback)
         self._bytes = self._file.tell()
         self._lines: queue.Queue[dict[str, Any] | threading.Event | None] = queue.Queue()
+        self._drafted: dict[str, Any] | None = None
         self._thread = threading.Thread(target=self._work, name="pathotune-journal", daemon=True)
         self._thread.start()
         document.listeners.append(self.take)
@@ -170,7 +189,16 @@ class Journal:
         """Hand over a change; returns at once."""
         line = _line_of(change, self._document)
         if line:
+            if "put" in line:
+                self._drafted = None
             self._lines.put(line)
+
+    def keep_draft(self, region: Region | None) -> None:
+        """Note the shape that is being drawn and is no region yet; None where there is none."""
+        feature = None if region is None else to_feature(region)
+        if feature != self._drafted:
+            self._drafted = feature
+            self._lines.put({"draft": feature, "time": time.time()})
 
     def mark_saved(self, path: Path) -> None:
         """Note that everything up to here is in a regions file."""
@@ -247,6 +275,8 @@ class Journal:
         short = _encoded(self._header) + _encoded(_snapshot_of(state))
         if state.changes:
             short += _encoded({"time": time.time(), "label": "compacted"})
+        if state.draft is not None:
+            short += _encoded({"draft": state.draft, "time": time.time()})
         if len(short) * COMPACT_RATIO > self._bytes:
             self._bytes = 0  # asked again after as much more
             return
@@ -380,7 +410,7 @@ def unsaved_journals(fingerprint: str, folders: Iterable[Path]) -> list[Unsaved]
             if header.get("fingerprint") != fingerprint or _is_being_written(header, changed):
                 continue
             unsaved = Unsaved(path, state, changed)
-            if state.changes:
+            if state.is_unsaved:
                 found.append(unsaved)
             else:
                 unsaved.discard()

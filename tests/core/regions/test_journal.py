@@ -224,3 +224,44 @@ def test_kill_9_while_drawing_loses_nothing_but_the_last_moment(tmp_path: Path) 
     (unsaved,) = unsaved_journals(FINGERPRINT, [tmp_path])
     assert len(unsaved.state.regions()) >= said[39], "what was drawn 0.2 s before is there"
     assert len(unsaved.state.regions()) <= said[-1] + 1
+
+
+def test_a_shape_that_is_being_drawn_is_kept_until_it_is_a_region(tmp_path: Path) -> None:
+    def read(journal: Journal) -> Any:
+        assert journal.flush()
+        return read_state(journal.path)[1]
+
+    document = RegionDocument()
+    journal = begun(document, tmp_path)
+    half, more = shapely.box(0, 0, 10, 10), shapely.box(0, 0, 20, 10)
+    journal.keep_draft(Region(half, "Tumor"))
+    length = journal.path.stat().st_size if journal.flush() else 0
+    journal.keep_draft(Region(half, "Tumor"))
+    state = read(journal)
+    assert journal.path.stat().st_size == length, "what is unchanged is not written again"
+    assert state.is_unsaved and state.count == 1 and state.regions()[0].geometry.equals(half)
+    journal.keep_draft(Region(more, "Tumor"))
+    document.add_class("Fat")
+    assert [region.geometry.area for region in read(journal).regions()] == [200.0]
+    document.add([Region(more, "Tumor")])
+    state = read(journal)
+    assert state.draft is None and len(state.regions()) == 1, "a region is not there twice"
+    journal.keep_draft(Region(half, "Other"))
+    assert [region.class_name for region in read(journal).regions()] == ["Tumor", "Other"]
+    journal.keep_draft(None)
+    assert [region.class_name for region in read(journal).regions()] == ["Tumor"]
+    journal.close(delete=True)
+
+
+def test_a_draft_alone_is_offered_and_survives_a_rewriting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    document = RegionDocument()
+    journal = begun(document, tmp_path)
+    journal.keep_draft(Region(BOX, "Tumor"))
+    journal.mark_saved(tmp_path / "regions.geojson")
+    monkeypatch.setattr(journal_module, "COMPACT_BYTES", 1)
+    monkeypatch.setattr(journal_module, "COMPACT_RATIO", 0)
+    document.add_class("Fat")
+    journal.close(delete=False)
+    as_after_a_crash(journal.path)
+    (unsaved,) = unsaved_journals(FINGERPRINT, [tmp_path])
+    assert unsaved.state.count == 1 and unsaved.state.regions()[0].class_name == "Tumor"
