@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import queue
-import socket
 import threading
 import time
 import uuid
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from pathotune.errors import OutputRefused, PathotuneError
+from pathotune.processes import still_runs, this_process
 from pathotune.regions.document import Change, RegionDocument
 from pathotune.regions.geojson import from_feature, to_feature
 from pathotune.regions.palette import Palette, PaletteClass
@@ -28,8 +28,6 @@ SYNC_S = 1.0
 # Rewritten in short once it is this long and several times as long as what it says.
 COMPACT_BYTES = 4_000_000
 COMPACT_RATIO = 4
-# A journal on a shared drive whose writer is on another computer: after so long its writer has ended.
-OTHER_HOST_S = 12 * 3600
 
 
 @dataclass
@@ -148,7 +146,7 @@ class Journal:
             "format": FORMAT,
             "slide": name,
             "fingerprint": fingerprint,
-            **_this_process(),
+            **this_process(),
         }
         self.path, self._file = self._open(name, fingerprint, folder, fallback)
         self._bytes = self._file.tell()
@@ -353,12 +351,6 @@ def _snapshot_of(state: State) -> dict[str, Any]:
     return {"snapshot": True, "time": time.time(), "classes": state.classes, "put": put}
 
 
-def _this_process() -> dict[str, Any]:
-    import psutil
-
-    return {"host": socket.gethostname(), "pid": os.getpid(), "process_start": psutil.Process().create_time()}
-
-
 # -- after a crash
 
 
@@ -407,7 +399,7 @@ def unsaved_journals(fingerprint: str, folders: Iterable[Path]) -> list[Unsaved]
                 changed = path.stat().st_mtime
             except OSError:
                 continue
-            if header.get("fingerprint") != fingerprint or _is_being_written(header, changed):
+            if header.get("fingerprint") != fingerprint or still_runs(header, changed):
                 continue
             unsaved = Unsaved(path, state, changed)
             if state.is_unsaved:
@@ -439,18 +431,3 @@ def read_state(path: Path) -> tuple[dict[str, Any], State]:
             except (ValueError, TypeError, AttributeError, KeyError):
                 state.skipped += 1
     return header, state
-
-
-def _is_being_written(header: Mapping[str, Any], changed: float) -> bool:
-    """Whether the process that writes a journal still runs."""
-    import psutil
-
-    if header.get("host") != socket.gethostname():
-        return time.time() - changed < OTHER_HOST_S
-    try:
-        process = psutil.Process(int(header.get("pid", -1)))
-        started: float = process.create_time()
-        is_same = abs(started - float(header.get("process_start", 0))) < 1.0
-        return is_same and process.status() != psutil.STATUS_ZOMBIE
-    except (psutil.Error, ValueError, TypeError):
-        return False
