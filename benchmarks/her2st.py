@@ -14,26 +14,16 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pathotune.events import Event, Finished
+from pathotune.events import result_of
 
 C3_MPP = 0.669
 CLASSES = ("cancer", "immune")
 METHODS = ("linear_probe", "pathotune")
-
-
-def result_of(stream: Iterator[Event]) -> dict[str, Any]:
-    """The document a stream of events ends with."""
-    result: dict[str, Any] = {}
-    for event in stream:
-        if isinstance(event, Finished):
-            result = event.result
-    return result
 
 
 def make_slide(jpeg: Path, slide: Path) -> Path:

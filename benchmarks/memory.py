@@ -83,7 +83,7 @@ def measure(slide: Path, folder: Path, backbone: str, every: int, depth: int | N
 
     import pathotune.inference.predict as predict
     from pathotune.backbones import load_backbone
-    from pathotune.events import Finished
+    from pathotune.events import result_of
     from pathotune.tiles.grid import tile_grid
 
     def thinned(*arguments: Any, **options: Any) -> Any:
@@ -93,11 +93,8 @@ def measure(slide: Path, folder: Path, backbone: str, every: int, depth: int | N
     predict.tile_grid = thinned  # type: ignore[attr-defined]
     loaded = load_backbone(backbone) if depth is None else load_backbone(backbone, random_seed=0, depth=depth)
     tuning = random_tuning("pathotune", loaded, folder / "tuning")
-    for event in predict.predict_slide(slide, tuning, folder / "out", backbone=loaded, precision="float32"):
-        if isinstance(event, Finished):
-            files = sum(path.is_file() for path in Path(event.result["store"]).rglob("*"))
-            return {**event.result, "files": files}
-    raise RuntimeError("the prediction gave no result")
+    result = result_of(predict.predict_slide(slide, tuning, folder / "out", backbone=loaded, precision="float32"))
+    return {**result, "files": sum(path.is_file() for path in Path(result["store"]).rglob("*"))}
 
 
 def main() -> None:

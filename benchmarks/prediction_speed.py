@@ -28,7 +28,7 @@ import torch
 from pathotune.backbones import load_backbone
 from pathotune.backbones.surface import Backbone
 from pathotune.device import choose_precision, number_format, pick_device
-from pathotune.events import Finished
+from pathotune.events import result_of
 from pathotune.inference.allocator import keep_memory
 from pathotune.inference.predict import predict_slide
 from pathotune.inference.tilemodel import default_batch_size, lanes_of
@@ -90,10 +90,7 @@ def bare_rate(backbone: Backbone, device: str, precision: str, batch_size: int, 
 
 def whole_rate(slide: Any, tuning: Tuning, out: Path, options: dict[str, Any]) -> float:
     """Tiles per second of a prediction from its first tile to the finished store."""
-    for event in predict_slide(slide, tuning, out, resume=False, **options):
-        if isinstance(event, Finished):
-            return float(event.result["tiles_per_second"])
-    raise RuntimeError("the prediction gave no result")
+    return float(result_of(predict_slide(slide, tuning, out, resume=False, **options))["tiles_per_second"])
 
 
 def box_of(slide: Any, tuning: Tuning, tiles: int) -> tuple[float, float, float, float]:

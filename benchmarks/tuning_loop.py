@@ -17,7 +17,7 @@ import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from pathotune.backbones import load_backbone
 from pathotune.backbones.surface import Backbone
 from pathotune.demo.run import true_classes
 from pathotune.device import number_format, pick_device
-from pathotune.events import EpochEnd, Event, Finished, Step
+from pathotune.events import EpochEnd, Finished, Step, result_of
 from pathotune.inference.allocator import keep_memory
 from pathotune.inference.predict import predict_slide
 from pathotune.inference.predictions import PredictionStore
@@ -163,15 +163,6 @@ def timed_run(drawn: Scene, backbone: Backbone, method: str, config: Any, traini
     found = probabilities[drawn.rows, drawn.columns].argmax(axis=1)
     recalls = [float((found[drawn.labels == index] == index).mean()) for index in np.unique(drawn.labels)]
     return Timed(spent, tuned, predicted, float(np.mean(recalls)))
-
-
-def result_of(stream: Iterator[Event]) -> dict[str, Any]:
-    """The document a stream of events ends with."""
-    result: dict[str, Any] = {}
-    for event in stream:
-        if isinstance(event, Finished):
-            result = event.result
-    return result
 
 
 def bare_seconds(run: Timed, drawn: Scene, backbone: Backbone, training: TrainingConfig) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -67,6 +68,18 @@ class ShardDone(Event):
 
 
 @dataclass(frozen=True)
+class Paused(Event):
+    """The work stands still as a person asked (`paused`), or goes on again; said by the process that does it."""
+
+    paused: bool = True
+
+
+@dataclass(frozen=True)
+class Saving(Event):
+    """The work is over and its result is being written: worth waiting for, also for who asked to stop."""
+
+
+@dataclass(frozen=True)
 class Finished(Event):
     """The end of the work with its result: the JSON document the command prints."""
 
@@ -82,7 +95,33 @@ class Failed(Event):
     exit_code: int = 1
 
 
-KINDS: dict[str, type[Event]] = {cls.__name__: cls for cls in (Note, Step, EpochEnd, ShardDone, Finished, Failed)}
+def up_to_the_end(stream: Iterable[Event]) -> Generator[Event, None, dict[str, Any]]:
+    """The events of a stage for who goes on after it: all but `Finished`, whose result is the generator's value.
+
+    `result = yield from up_to_the_end(stage)`; the value is {} where the stage ended without a result.
+    """
+    result: dict[str, Any] = {}
+    for event in stream:
+        if isinstance(event, Finished):
+            result = event.result
+        else:
+            yield event
+    return result
+
+
+def result_of(stream: Iterable[Event]) -> dict[str, Any]:
+    """Run a stage to its end, whatever it says meanwhile, and return its result, {} where it ended without one."""
+    stage = up_to_the_end(stream)
+    while True:
+        try:
+            next(stage)
+        except StopIteration as end:
+            return dict(end.value)
+
+
+KINDS: dict[str, type[Event]] = {
+    cls.__name__: cls for cls in (Note, Step, EpochEnd, ShardDone, Paused, Saving, Finished, Failed)
+}
 
 
 def to_json(event: Event) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pathotune.events import Event, Finished, Note, Step
+from pathotune.events import Event, Finished, Note, Step, up_to_the_end
 
 if TYPE_CHECKING:
     from pathotune.slides.synthetic import SyntheticSlide
@@ -96,20 +96,12 @@ def run_demo(out: str | Path, config: DemoConfig | None = None) -> Iterator[Even
     )
     source = TuneSource(paths[0], drawn)
     tuning_path = out / "demo.pathotune.safetensors"
-    tuned: dict[str, Any] = {}
     options = {"speed": config.speed} if config.method == "pathotune" else None
-    for event in tune([source], config.method, options, config.backbone, training, None, tuning_path):
-        if isinstance(event, Finished):
-            tuned = event.result
-        else:
-            yield event
+    tuned = yield from up_to_the_end(
+        tune([source], config.method, options, config.backbone, training, None, tuning_path)
+    )
     tuning = Tuning.load(tuned["out"])
-    predicted: dict[str, Any] = {}
-    for event in predict_slide(paths[1], tuning, out, device=config.device):
-        if isinstance(event, Finished):
-            predicted = event.result
-        else:
-            yield event
+    predicted = yield from up_to_the_end(predict_slide(paths[1], tuning, out, device=config.device))
     yield Note("Judging the prediction on the second slide, beside colour statistics alone.")
     judged = _judge(truth_slide, paths[1], predicted["store"], tuning, source, training)
     result = _numbers(judged)
