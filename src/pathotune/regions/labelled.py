@@ -28,6 +28,7 @@ class LabelledTiles:
     class_names : the classes.
     width_px0, height_px0 : (n,) size of each tile in level-0 pixels of its slide; 0 where it is not known.
     patients : patient of each slide, by slide index; empty where nobody said (then every slide is its own patient).
+    is_correction : (n,) whether the tile is one that was suggested and decided by a person (`Region.is_correction`).
     """
 
     x_px0: FloatArray
@@ -39,6 +40,7 @@ class LabelledTiles:
     width_px0: FloatArray = field(default_factory=lambda: np.zeros(0))
     height_px0: FloatArray = field(default_factory=lambda: np.zeros(0))
     patients: tuple[str, ...] = ()
+    is_correction: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, dtype=bool))
 
     def __post_init__(self) -> None:
         self.class_names = tuple(self.class_names)
@@ -47,6 +49,8 @@ class LabelledTiles:
             self.width_px0 = np.zeros(len(self.x_px0))
         if not len(self.height_px0):
             self.height_px0 = np.zeros(len(self.x_px0))
+        if not len(self.is_correction):
+            self.is_correction = np.zeros(len(self.x_px0), dtype=bool)
 
     def __len__(self) -> int:
         return len(self.x_px0)
@@ -63,6 +67,7 @@ class LabelledTiles:
             self.width_px0[indices],
             self.height_px0[indices],
             self.patients,
+            self.is_correction[indices],
         )
 
     @property
@@ -129,6 +134,7 @@ def merge_tiles(parts: Sequence[LabelledTiles], patients: Sequence[str] = ()) ->
         joined("width_px0"),
         joined("height_px0"),
         tuple(patients),
+        joined("is_correction"),
     )
 
 

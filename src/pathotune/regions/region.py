@@ -15,6 +15,8 @@ from shapely.geometry.base import BaseGeometry
 from pathotune.errors import UsageError
 
 ELLIPSE_CORNERS = 64
+# The property of a region under which what is ours stands.
+OWN_PROPERTY = "pathotune"
 
 
 @dataclass(frozen=True)
@@ -56,10 +58,29 @@ class Region:
         return self.class_name is not None and self.class_name.casefold() == "ignore*"
 
     @property
+    def is_correction(self) -> bool:
+        """Whether it is one tile that was suggested and then decided by a person."""
+        ours = self.properties.get(OWN_PROPERTY)
+        return isinstance(ours, dict) and ours.get("correction") is True
+
+    @property
     def kind(self) -> str:
         """ "polygon", "point", "line" or "mixed", whatever the number of parts."""
         plain = self.geometry.geom_type.removeprefix("Multi").casefold()
         return {"polygon": "polygon", "point": "point", "linestring": "line", "linearring": "line"}.get(plain, "mixed")
+
+
+def correction(box_px0: tuple[float, float, float, float], class_name: str) -> Region:
+    """The region that says what one tile is: its square, marked as a correction.
+
+    Parameters
+    ----------
+    box_px0 : x, y, width and height of the tile in level-0 pixels.
+    class_name : what it is.
+    """
+    x, y, width, height = box_px0
+    square = shapely.box(x, y, x + width, y + height)
+    return Region(square, class_name, properties={OWN_PROPERTY: {"correction": True}})
 
 
 class Regions(Sequence[Region]):

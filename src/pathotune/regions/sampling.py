@@ -16,6 +16,7 @@ from pathotune.regions.region import Region, polygonal
 
 CHUNK = 20_000  # tiles looked at together, which bounds the memory of a region that spans the slide
 ON_SLIDE = 0.5  # part of a tile that has to lie on the slide
+SAME_SIZE = 1.01  # a region up to so many times as large as a tile is that tile, whatever rounding its file did
 
 
 def label_tiles(
@@ -32,7 +33,8 @@ def label_tiles(
     A tile takes the class of the region that covers its centre and at least `min_cover` of its area; where regions
     overlap the area belongs to the smallest of them, and area in ``Ignore*`` to none. Each region gives one tile on its
     centroid (on a point inside, where the centroid lies outside) and a grid around that tile where it is larger. A
-    region smaller than a tile gives that one tile whatever its coverage, and a point does too.
+    region no larger than a tile gives that one tile whatever its coverage, and a point does too; so a correction, the
+    square of one tile, gives exactly that tile.
 
     Parameters
     ----------
@@ -89,6 +91,7 @@ class _Layer:
         self.rank[np.lexsort((np.arange(len(regions)), self.area))] = np.arange(len(regions))
         self.is_ignore = np.asarray([region.is_ignore for region in regions], dtype=bool)
         self.rank[self.is_ignore] = -1
+        self.is_correction = np.asarray([region.is_correction for region in regions], dtype=bool)
         has_class = np.asarray([region.is_training_class or region.is_ignore for region in regions], dtype=bool)
         self.owners = np.flatnonzero(has_class & (self.area > 0))
         self.tree = shapely.STRtree(self.geometries[self.owners])
@@ -97,7 +100,7 @@ class _Layer:
         causes = [self._cause(region, index) for index, region in enumerate(self.regions)]
         usable = np.asarray([cause == "" for cause in causes], dtype=bool)
         is_point = np.asarray([region.kind == "point" for region in self.regions], dtype=bool)
-        single = usable & (is_point | (self.area < self.tile_area))
+        single = usable & (is_point | (self.area <= SAME_SIZE * self.tile_area))
         centres: dict[int, FloatArray] = {}
         lost: dict[int, Counter[str]] = {}
         self._single_tiles(np.flatnonzero(single), is_point, centres, lost)
@@ -151,7 +154,8 @@ class _Layer:
             places = np.concatenate([points[rest], parts])
         xy = np.stack([shapely.get_x(places), shapely.get_y(places)], axis=1) if len(places) else np.zeros((0, 2))
         taken = self._taken(places, owner)
-        off = self._is_off_slide(xy)
+        # A correction was predicted, so it has been read there: it may hang over the slide's corner.
+        off = self._is_off_slide(xy) & ~self.is_correction[owner]
         for index in indices:
             centres[int(index)] = np.zeros((0, 2))
         order = np.argsort(owner, kind="stable")
@@ -273,6 +277,8 @@ class _Layer:
         sizes = [len(xy) for _, xy in filled]
         region = np.repeat(np.asarray([index for index, _ in filled], dtype=np.int64), sizes)
         label = [self.labels[str(self.regions[index].class_name)] for index, _ in filled]
+        # One that has grown under the brush is a region like any other.
+        decided = [self.is_correction[index] and len(xy) == 1 for index, xy in filled]
         return LabelledTiles(
             corners[:, 0],
             corners[:, 1],
@@ -282,6 +288,7 @@ class _Layer:
             self.class_names,
             np.full(len(corners), self.tile[0]),
             np.full(len(corners), self.tile[1]),
+            is_correction=np.repeat(np.asarray(decided, dtype=bool), sizes),
         )
 
     def _report(self, index: int, cause: str, centres: FloatArray | None, lost: Counter[str]) -> RegionReport:

@@ -51,6 +51,9 @@ def split_tiles(tiles: LabelledTiles, *, by: str = "region", fraction: float = 0
     moved and the training tiles that overlap a validation tile are dropped. A class drawn as one region is
     cut in two halves of that region, with the tiles across the cut dropped; `notes` says so.
 
+    Corrections are learned from and not judged by, as far as the drawn regions suffice for that: they were chosen for
+    being hard, so scores on them would fall with every round. By slide or patient they go with their slide.
+
     Parameters
     ----------
     by : "region", "slide" or "patient".
@@ -67,6 +70,18 @@ def split_tiles(tiles: LabelledTiles, *, by: str = "region", fraction: float = 0
     _check_classes(tiles.label, tiles.class_names)
     if by != "region":
         return _by_slide(tiles, by, fraction, seed)
+    to_learn = np.flatnonzero(_to_learn(tiles))
+    if len(to_learn):
+        drawn = np.setdiff1d(np.arange(len(tiles)), to_learn)
+        try:
+            return _with_corrections(tiles, drawn, to_learn, _by_region(tiles.take(drawn), fraction, seed))
+        except NoTiles:
+            pass  # too few drawn regions: the corrections have to help out
+    return _by_region(tiles, fraction, seed)
+
+
+def _by_region(tiles: LabelledTiles, fraction: float, seed: int) -> Split:
+    """Whole regions, with what has to be done where that does not come out."""
     _, unit = np.unique(np.stack([tiles.slide, tiles.region]), axis=1, return_inverse=True)
     unit = unit.reshape(-1)
     joined = _joined(tiles, unit)
@@ -88,6 +103,47 @@ def split_tiles(tiles: LabelledTiles, *, by: str = "region", fraction: float = 0
         notes.append(f"{split.dropped} training tiles that overlap a validation tile were left out.")
     notes += _thin_notes(tiles, split.validation, fraction)
     return Split(split.train, split.validation, notes, split.dropped)
+
+
+def _to_learn(tiles: LabelledTiles) -> NDArray[np.bool_]:
+    """Corrections that need not be judged by: those of classes with other tiles in two places or more."""
+    centres = tiles.centres_px0()
+    keep = np.zeros(len(tiles.class_names), dtype=bool)
+    for label in range(len(tiles.class_names)):
+        drawn = (tiles.label == label) & ~tiles.is_correction
+        keep[label] = len(np.unique(np.column_stack([tiles.slide[drawn], centres[drawn]]), axis=0)) > 1
+    return np.asarray(tiles.is_correction & keep[tiles.label])
+
+
+def _with_corrections(tiles: LabelledTiles, drawn: Indices, corrections: Indices, split: Split) -> Split:
+    """Corrections join the training, but for those that overlap a validation tile: these are judged by as well.
+
+    One that overlaps both sides is left out.
+    """
+    from scipy.spatial import cKDTree
+
+    train, validation = drawn[split.train], drawn[split.validation]
+    centres = _scaled_centres(tiles)
+
+    def near(rows: Indices) -> NDArray[np.bool_]:
+        away, _ = cKDTree(centres[rows]).query(centres[corrections], p=np.inf, distance_upper_bound=1 - 1e-6)
+        return np.isfinite(away)
+
+    judged = near(validation)
+    both = judged & near(train)
+    learned = corrections[~judged]
+    validation = np.sort(np.concatenate([validation, corrections[judged & ~both]]))
+    sides = np.zeros(len(tiles), dtype=bool)
+    sides[validation] = True
+    rows = np.sort(np.concatenate([train, learned, validation]))
+    found = _without_overlaps(tiles.take(rows), sides[rows])
+    if found is None:
+        raise NoTiles(_one_sided(tiles, np.arange(len(tiles))))
+    dropped = split.dropped + found.dropped + int(both.sum())
+    notes = list(split.notes)
+    if found.dropped + both.sum():
+        notes.append(f"{found.dropped + int(both.sum())} corrections that overlap both sides were left out.")
+    return Split(rows[found.train], rows[found.validation], notes, dropped)
 
 
 def split_groups(

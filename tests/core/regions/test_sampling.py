@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from pathotune.errors import UsageError
 from pathotune.regions import LabelledTiles, Region, label_tiles, merge_tiles, read_regions, why_no_tiles
+from pathotune.regions.region import correction
 
 SLIDE = (4000.0, 3000.0)
 TILE = (100.0, 100.0)
@@ -284,3 +285,23 @@ def test_her2st_gives_one_tile_for_each_spot(annotations: Path) -> None:
     centres = [regions[number].geometry.centroid.coords[0] for number in tiles.region]
     assert np.abs(tiles.centres_px0() - centres).max() < 1e-6
     assert {report.cause for report in reports if not report.tiles} == {"other class"}
+
+
+@given(x=st.floats(0, 3900), y=st.floats(0, 2900), off=st.floats(-0.01, 0.01))
+@settings(max_examples=60, deadline=None)
+def test_a_correction_gives_exactly_its_tile_wherever_it_lies(x: float, y: float, off: float) -> None:
+    around = Region(shapely.box(0, 0, *SLIDE), "B")
+    tiles, reports = lay(around, correction((x, y, TILE[0] + off, TILE[1] - off), "A"))
+    own = tiles.take(tiles.region == 1)
+    assert len(own) == 1 and own.is_correction.all() and not tiles.is_correction[tiles.region == 0].any()
+    assert (own.x_px0[0], own.y_px0[0]) == pytest.approx((x, y), abs=0.01)
+    assert (own.label[0], reports[1].tiles, reports[1].reason) == (0, 1, "")
+
+
+def test_a_correction_that_hangs_over_the_corner_counts_and_one_that_has_grown_is_a_region() -> None:
+    tiles, _ = lay(correction((SLIDE[0] - 40, SLIDE[1] - 40, *TILE), "A"))
+    assert len(tiles) == 1
+    grown = correction((500, 500, 4 * TILE[0], TILE[1]), "A")
+    assert not lay(grown)[0].is_correction.any()
+    plain = correction((500, 500, *TILE), "A")
+    assert merge_tiles([lay(plain)[0], lay(disc(300, 300, 5))[0]]).is_correction.tolist() == [True, False]

@@ -10,8 +10,10 @@ import shapely
 
 from pathotune.errors import NoTiles, UsageError
 from pathotune.regions import LabelledTiles, Region, label_tiles, merge_tiles, read_regions, split_groups, split_tiles
+from pathotune.regions.region import correction
 
 TILE = (100.0, 100.0)
+SPOTS = [(x, y, name) for y, name in ((200, "A"), (700, "B")) for x in (200, 600, 1000, 1400)]
 
 
 def spots(places: list[tuple[float, float, str]], radius: float = 20) -> LabelledTiles:
@@ -171,3 +173,52 @@ def test_the_camelyon_mosaic_splits_without_leak(annotations: Path) -> None:
     split = split_tiles(tiles)
     assert overlapping(tiles, split.train, split.validation) == 0
     assert set(tiles.label[split.train]) == set(tiles.label[split.validation]) == {0, 1}
+
+
+def with_corrections(places: list[tuple[float, float, str]], drawn: list[tuple[float, float, str]]) -> LabelledTiles:
+    regions = [Region(shapely.Point(x, y).buffer(20), name) for x, y, name in drawn]
+    regions += [correction((x - 50, y - 50, 100, 100), name) for x, y, name in places]
+    return label_tiles(regions, (1e5, 1e5), TILE, sorted({region.class_name for region in regions}))[0]
+
+
+def test_corrections_are_learned_from_and_the_drawn_regions_judge() -> None:
+    places = [(200 + 150 * i, 2000 + 300 * (i % 3), "AB"[i % 2]) for i in range(20)]
+    tiles = with_corrections(places, SPOTS)
+    for seed in range(5):
+        split = split_tiles(tiles, seed=seed)
+        assert set(np.flatnonzero(tiles.is_correction)) <= set(split.train)
+        assert not tiles.is_correction[split.validation].any() and split.dropped == 0
+        assert set(tiles.label[split.validation]) == {0, 1}
+        before = split_tiles(spots(SPOTS), seed=seed)
+        assert np.array_equal(before.validation, split.validation), "what judges does not change with the rounds"
+
+
+def test_a_correction_on_a_judged_tile_judges_and_one_across_both_sides_is_left_out() -> None:
+    split = split_tiles(spots(SPOTS))
+    judged, learned = (next(SPOTS[i] for i in side if SPOTS[i][2] == "A") for side in (split.validation, split.train))
+    tiles = with_corrections([(judged[0] + 60, judged[1], "B"), (learned[0], learned[1] + 80, "B")], SPOTS)
+    found = split_tiles(tiles)
+    assert 8 in found.validation and 9 in found.train and not overlapping(tiles, *found)
+    near = [(200, 200, "A"), (380, 200, "A"), *SPOTS[2:]]
+    for seed in range(20):
+        split = split_tiles(spots(near), seed=seed)
+        if {0, 1} & set(split.validation) and {0, 1} & set(split.train):
+            break
+    tiles = with_corrections([(290, 200, "B")], near)
+    found = split_tiles(tiles, seed=seed)
+    assert 8 not in {*found.train, *found.validation} and found.dropped == 1 and "left out" in found.notes[-1]
+
+
+def test_a_class_known_by_corrections_alone_is_on_both_sides_but_mostly_learned() -> None:
+    places = [(200 + 300 * i, 3000, "C") for i in range(8)] + [(200 + 300 * i, 4000, "A") for i in range(6)]
+    tiles = with_corrections(places, SPOTS)
+    split = split_tiles(tiles)
+    learned, judged = (np.bincount(tiles.label[side], minlength=3) for side in split)
+    assert judged[2] == 2 and learned[2] == 6
+    assert (tiles.label[split.validation][tiles.is_correction[split.validation]] == 2).all()
+
+
+def test_with_nothing_but_corrections_they_are_split_like_regions() -> None:
+    tiles = with_corrections([(200 + 300 * i, 200, "AB"[i % 2]) for i in range(16)], [])
+    train, validation = split_tiles(tiles)
+    assert len(validation) == 4 and len(train) == 12
