@@ -53,6 +53,8 @@ class JobRunner(QObject):
         self._make_client = make_client or _worker_client
         self._client: WorkerClient | None = None
         self._waiting: deque[events.Event] = deque()
+        self._gives_way = False
+        self._next_job: tuple[Job, str, str, bool] | None = None
         self._next_show = 0.0
         self._filler = OverlayFiller(session)
         session.shard_done.connect(self._filler.take)
@@ -69,11 +71,28 @@ class JobRunner(QObject):
         """The client of the worker, None before the first job."""
         return self._client
 
-    def submit(self, job: Job, slide_path: str, text: str) -> None:
-        """Start a job; one at a time."""
+    @property
+    def is_free(self) -> bool:
+        """Whether a job can be started: none runs, or one that gives way to it."""
+        return not self.session.job.is_active or (self._gives_way and self._next_job is None)
+
+    def submit(self, job: Job, slide_path: str, text: str, gives_way: bool = False) -> None:
+        """Start a job; one at a time.
+
+        Parameters
+        ----------
+        slide_path : of the slide it is about; "" where it is about none.
+        text : what is said until it tells of itself.
+        gives_way : nobody asked for this job by itself: the next one that is submitted ends it and takes its place.
+        """
         if self.session.job.is_active:
-            compat.show_warning("A job is running. Wait for it or cancel it first.")
+            if not self.is_free:
+                compat.show_warning("A job is running. Wait for it or cancel it first.")
+                return
+            self._next_job = job, slide_path, text, gives_way
+            self.cancel()
             return
+        self._gives_way = gives_way
         self._rest_timer.stop()
         self._filler.begin(slide_path)
         if self._client is None or not self._client.alive:
@@ -134,6 +153,9 @@ class JobRunner(QObject):
         """One event to the session; of progress that has piled up only the newest counts."""
         if isinstance(event, events.Step) and any(isinstance(later, events.Step) for later in self._waiting):
             return
+        if self._next_job is not None and not self.session.job.is_active and not self._waiting:
+            next_job, self._next_job = self._next_job, None
+            self.submit(*next_job)
         self.session.take(event)
         if isinstance(event, events.Finished | events.Failed):
             self._filler.finish(event.result.get("store") if isinstance(event, events.Finished) else None)

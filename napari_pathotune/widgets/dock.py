@@ -8,6 +8,7 @@ from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QFrame, QScrollArea, QSizePolicy, QTabWidget, QVBoxLayout, QWidget
 
 from napari_pathotune.session import session_of
+from napari_pathotune.widgets.after_tuning import AfterTuning
 from napari_pathotune.widgets.areas import AreaPanel
 from napari_pathotune.widgets.overlays import OverlayPanel
 from napari_pathotune.widgets.parts import heading, text_label
@@ -34,6 +35,8 @@ class PathoTuneDock(QWidget):
         self.slide = SlidePanel(self.session)
         self.predict = PredictPanel(self.session, self.runner)
         self.tune = TunePanel(self.session, self.runner)
+        self.after_tuning = AfterTuning(self.session, self.runner, self.predict)
+        self.tune.setup.layout().addWidget(self.after_tuning)
         self.progress = ProgressPanel(self.session, self.runner)
         self.overlay = OverlayPanel(self.session)
         self.areas = AreaPanel(self.session)

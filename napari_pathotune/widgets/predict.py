@@ -119,7 +119,7 @@ class PredictPanel(QWidget):
         missing = self.missing()
         self.hint.setText(missing)
         self.hint.setVisible(bool(missing))
-        self.go.setEnabled(not missing and not self.session.job.is_active)
+        self.go.setEnabled(not missing and self.runner.is_free)
 
     def _on_subject_changed(self) -> None:
         self.question.setVisible(False)  # it was about another slide or tuning
@@ -151,6 +151,15 @@ class PredictPanel(QWidget):
 
     def missing(self) -> str:
         """What a prediction still needs, as a sentence; empty where it can start."""
+        missing = self.missing_tuning_or_slide()
+        if missing:
+            return missing
+        if self.place.currentData() == DRAWN and self._drawing() is None:
+            return "Draw a region with the tools of a Shapes layer (rectangle, polygon) and select its layer."
+        return ""
+
+    def missing_tuning_or_slide(self) -> str:
+        """What a prediction of any place still needs, as a sentence."""
         slide = self.session.slide
         if slide is None:
             return "Open a slide first."
@@ -158,35 +167,45 @@ class PredictPanel(QWidget):
             return "State the slide's pixel size above first."
         if self.session.tuning is None:
             return "Choose a tuning, or make one under Tune."
-        if self.place.currentData() == DRAWN and self._drawing() is None:
-            return "Draw a region with the tools of a Shapes layer (rectangle, polygon) and select its layer."
         return ""
 
     def predict(self) -> None:
         """Hand the job to the worker."""
-        from pathotune.errors import PathotuneError
-
         if self.missing():
             self.refresh()
             return
+        self.start(self.place.currentData())
+
+    def start(self, place: str, follows: bool = False) -> bool:
+        """Predict a place with what is chosen, and say whether it started; where it could not, the reason is shown.
+
+        Parameters
+        ----------
+        place : one of those in `PLACES`.
+        follows : it goes on from what was just predicted, and gives way to whatever the person starts.
+        """
+        from pathotune.errors import PathotuneError
+
         try:
-            options = config_from(self.form, self.options)
-            job = self.job(options)
+            job = self.job(config_from(self.form, self.options), place)
         except PathotuneError as error:
             compat.show_error(str(error))
-            return
-        if self._differs_from_what_is_there(job):
+            return False
+        if follows:
+            job.arguments["resume"] = True
+        elif self._differs_from_what_is_there(job):
             self._ask(job)
-        else:
-            self._submit(job)
+            return False
+        self._submit(job, follows)
+        return True
 
-    def _submit(self, job: Any) -> None:
+    def _submit(self, job: Any, gives_way: bool = False) -> None:
         self.question.setVisible(False)
         self._asked_job = job
         if job.arguments.get("on_mismatch") != BESIDE:  # whose store gets a name that the worker chooses
             self._prepare(at_once=True, replace_it=job.arguments.get("on_mismatch") == RESTART)
-        where = self.place.currentText()
-        self.runner.submit(job, facts(self.session.active_layer)["path"], f"Starting: {where[:1].lower()}{where[1:]}…")
+        path = facts(self.session.active_layer)["path"]
+        self.runner.submit(job, path, f"Starting: {_words_of(job)}…", gives_way)
 
     def _differs_from_what_is_there(self, job: Any) -> bool:
         """Whether a result of this tuning lies on this slide with another stride; asked before the worker has to."""
@@ -214,15 +233,20 @@ class PredictPanel(QWidget):
             arguments = {**self._asked_job.arguments, "on_mismatch": answer}
             self._submit(Job(self._asked_job.command, arguments))
 
-    def job(self, options: PredictOptions) -> Any:
-        """The prediction as data: what the worker, the command line and a YAML file share."""
+    def job(self, options: PredictOptions, place: str = "") -> Any:
+        """The prediction as data: what the worker, the command line and a YAML file share.
+
+        Parameters
+        ----------
+        place : one of those in `PLACES`; "" is the one that is chosen.
+        """
         from pathotune.errors import NoTiles
         from pathotune.execution.job import Job
 
         slide, tuning = self.session.slide, self.session.tuning
         if slide is None or tuning is None or slide.mpp is None:
             raise RuntimeError("predict was called although something is missing")
-        place, view = self.place.currentData(), self.session.view_box_px0()
+        place, view = place or self.place.currentData(), self.session.view_box_px0()
         arguments: dict[str, Any] = {
             "slide": str(slide.path),
             "tuning": str(tuning.path),
@@ -276,11 +300,18 @@ class PredictPanel(QWidget):
             self.runner.warm()
 
     def _on_stage_changed(self, job: JobState) -> None:
-        self.go.setEnabled(not job.is_active and not self.missing())
+        self.go.setEnabled(self.runner.is_free and not self.missing())
         if job.stage == "failed" and job.command == "predict" and job.error == "StoreMismatch":
             self._ask(self._asked_job, job.text)
-        if job.stage == "done" and job.command == "tune" and job.result.get("out"):
+        if job.stage in ("done", "cancelled") and job.command == "tune" and job.result.get("out"):
             self.tuning.load(Path(job.result["out"]))
+
+
+def _words_of(job: Any) -> str:
+    """Where a job predicts, as the middle of a sentence."""
+    place = VIEW if "box_px0" in job.arguments else DRAWN if "polygon_px0" in job.arguments else SLIDE
+    text = next(text for text, value in PLACES if value == place)
+    return text[:1].lower() + text[1:]
 
 
 def stride_of(tile_px: int, density: str) -> int:

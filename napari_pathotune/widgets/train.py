@@ -252,7 +252,7 @@ class TunePanel(QWidget):
         self.hint.setText(missing or problem)
         self.hint.setVisible(bool(missing or problem))
         for control in (self.go, self.again):
-            control.setEnabled(not missing and not self.session.job.is_active)
+            control.setEnabled(not missing and self.runner.is_free)
 
     # -- before it starts
 
@@ -289,7 +289,7 @@ class TunePanel(QWidget):
         self.cost.setToolTip("\n".join(table.notes) if table is not None else "")
         self.cost.setVisible(bool(text))
         self.probe.setVisible(bool(text) and can_probe() and not remembered_costs(self._speed_key()))
-        self.probe.setEnabled(not self.session.job.is_active)
+        self.probe.setEnabled(self.runner.is_free)
 
     def _estimate(self, table: Preflight) -> Estimate | None:
         """What it takes, where this machine has been probed for this backbone and method."""

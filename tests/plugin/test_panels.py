@@ -154,10 +154,12 @@ def test_a_bad_number_is_said_and_no_job_starts(
 class Jobs:
     """Stands in for the runner: keeps the jobs it is given."""
 
+    is_free = True
+
     def __init__(self) -> None:
         self.given: list[Any] = []
 
-    def submit(self, job: Any, slide_path: str, text: str) -> None:
+    def submit(self, job: Any, slide_path: str, text: str, gives_way: bool = False) -> None:
         self.given.append(job)
 
 
