@@ -7,15 +7,16 @@ import torch
 from torch import Tensor, nn
 
 
-class LinearHead(nn.Module):
-    """Class logits from features that are first brought to zero mean and unit spread.
+class StandardisedHead(nn.Module):
+    """Base of the heads: features are first brought to zero mean and unit spread.
 
     Backbones differ by orders of magnitude in the scale of their features; standardised, one learning rate fits all.
+    Heads compute in full precision also under autocast: a probability map in steps of 1/256 shows as bands on the
+    slide.
 
     Parameters
     ----------
     width : D, the features' width.
-    classes : K.
 
     Attributes
     ----------
@@ -25,21 +26,15 @@ class LinearHead(nn.Module):
     mean: Tensor
     spread: Tensor
 
-    def __init__(self, width: int, classes: int) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("spread", torch.ones(width))
-        self.linear = nn.Linear(width, classes)
-        nn.init.zeros_(self.linear.weight)
-        nn.init.zeros_(self.linear.bias)
         self.temperature = 1.0
 
-    def forward(self, features: Tensor) -> Tensor:
-        """(b, D) float32 → (b, K)."""
-        # Full precision also under autocast: a probability map in steps of 1/256 shows as bands on the slide.
-        with torch.autocast(features.device.type, enabled=False):
-            logits = self.linear((features.float() - self.mean) / self.spread)
-        return logits / self.temperature  # type: ignore[no-any-return]
+    def scaled(self, features: Tensor) -> Tensor:
+        """The features as the head sees them, float32."""
+        return (features.float() - self.mean) / self.spread
 
     def standardise(self, features: Tensor) -> None:
         """Take mean and spread from the training tiles' features (n, D)."""
@@ -48,6 +43,28 @@ class LinearHead(nn.Module):
         spread = features.std(dim=0, unbiased=False)
         # A channel that never changes keeps its scale instead of being blown up.
         self.spread.copy_(torch.where(spread > 1e-6, spread, torch.ones_like(spread)))
+
+
+class LinearHead(StandardisedHead):
+    """Class logits by one linear layer on standardised features.
+
+    Parameters
+    ----------
+    width : D, the features' width.
+    classes : K.
+    """
+
+    def __init__(self, width: int, classes: int) -> None:
+        super().__init__(width)
+        self.linear = nn.Linear(width, classes)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(b, D) float32 → (b, K)."""
+        with torch.autocast(features.device.type, enabled=False):
+            logits = self.linear(self.scaled(features))
+        return logits / self.temperature  # type: ignore[no-any-return]
 
     def fit(self, features: Tensor, labels: np.ndarray, strength: float) -> None:
         """Start from a logistic regression on the training tiles' features.
@@ -61,7 +78,7 @@ class LinearHead(nn.Module):
         """
         from sklearn.linear_model import LogisticRegression
 
-        scaled = ((features.float() - self.mean) / self.spread).cpu().numpy()
+        scaled = self.scaled(features).cpu().numpy()
         probe = LogisticRegression(C=strength, class_weight="balanced", max_iter=300).fit(scaled, labels)
         weight, bias = probe.coef_, probe.intercept_
         if len(weight) == 1:  # two classes: scikit-learn gives one row, the log odds of the second

@@ -30,6 +30,19 @@ METHODS = Table(
             },
         ),
         Entry(
+            "cite",
+            "pathotune.methods.cite.method:Cite",
+            "CITE",
+            {
+                "title": "CITE",
+                "summary": "Tokens and a projection that bring tiles close to the sentences of their classes.",
+                "config": "pathotune.methods.cite.config:CiteConfig",
+                "level": "tile",
+                "needs_prompts": False,
+                "uses_text": True,
+            },
+        ),
+        Entry(
             "linear_probe",
             "pathotune.methods.linear_probe.method:LinearProbe",
             "Linear probe",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Protocol
 
 import numpy as np
 
@@ -40,9 +42,47 @@ class MethodConfig:
         """The text encoder's name, "auto", or "" where the method uses no text."""
         return ""
 
-    def sentences_for(self, task: Task, mpp: float) -> tuple[str, ...]:
-        """The sentences whose vectors the method takes; empty where it uses no text."""
+    def sentences_for(self, task: Task, class_names: Sequence[str], mpp: float) -> tuple[str, ...]:
+        """The sentences whose vectors the method takes; empty where it uses no text.
+
+        Parameters
+        ----------
+        task : the task card.
+        class_names : the classes that are learned, in the order of the logits; the card may know more or fewer.
+        mpp : micrometres per pixel at which tiles are read.
+        """
         return ()
+
+
+@dataclass(frozen=True)
+class LatePromptsConfig(MethodConfig):
+    """Base of the configs of methods whose tokens may enter late, so that what lies below is computed once per tile."""
+
+    speed: Annotated[
+        Literal["full_depth", "interactive"],
+        {
+            "tooltip": "interactive: prompts enter in the last third of the blocks only; what lies below is computed "
+            "once per tile, so that tuning takes seconds. full_depth: from the first block on, as published."
+        },
+    ] = "full_depth"
+    first_layer: Annotated[
+        int,
+        {
+            "min": 0,
+            "max": 100,
+            "tooltip": "The block before which prompts enter, where it is not set by the speed. 0 is the first.",
+        },
+    ] = 0
+
+    @property
+    def is_interactive(self) -> bool:
+        """Whether seconds count more than the last point of accuracy."""
+        return self.speed == "interactive"
+
+    def first_block(self, depth: int) -> int:
+        """The block before which prompts enter a backbone of that many blocks: the later of the two asked."""
+        last_third = depth - math.ceil(depth / 3)
+        return max(self.first_layer, last_third) if self.is_interactive else self.first_layer
 
 
 class Method(Protocol):
@@ -54,6 +94,10 @@ class Method(Protocol):
     config: MethodConfig
     class_names: tuple[str, ...]
     head: Any
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences for the person on what this backbone and these sentences come to."""
 
     @property
     def attention_sources(self) -> tuple[str, ...]:
@@ -80,8 +124,15 @@ class Method(Protocol):
     def __call__(self, pixels: Tensor, attention: bool = False) -> MethodOutput:
         """`upper(lower(pixels), pixels)` for normalised tiles (b, 3, h, w)."""
 
-    def start(self, features: Tensor, labels: np.ndarray) -> None:
-        """Look once at the training tiles' features (n, D) before the first step (standardise, warm head)."""
+    def start(self, features: Tensor, labels: np.ndarray, lower: Tensor | None = None) -> None:
+        """Look once at the training tiles before the first step (standardise, warm head).
+
+        Parameters
+        ----------
+        features : (n, D).
+        labels : (n,) class indexes.
+        lower : what `lower` gives for a few of them.
+        """
 
     def trainable_state(self) -> dict[str, np.ndarray]:
         """Every trained tensor and every one that cannot be computed again, by name."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -60,7 +60,8 @@ def encode_sentences(sentences: Sequence[str], wanted: str) -> SentenceVectors:
 
     Parameters
     ----------
-    sentences : none gives no vectors and no note.
+    sentences : none gives no vectors and no note. One of several wordings, separated by "|", gets the mean of their
+        unit vectors.
     wanted : an encoder's name, "auto" for the best real one that is installed, or "" for none.
 
     Raises
@@ -81,5 +82,20 @@ def encode_sentences(sentences: Sequence[str], wanted: str) -> SentenceVectors:
             "To have them: pip install 'pathotune[text]', or name one with --set text_encoder=hf:FOLDER.",
         )
     encoder = load_text_encoder(name)
-    vectors = np.asarray(encoder.encode(list(sentences)), dtype=np.float32)
+    vectors = mean_vectors(encoder.encode, sentences)
     return SentenceVectors(vectors, {"name": encoder.name, "dim": int(vectors.shape[1])})
+
+
+def mean_vectors(encode: Callable[[list[str]], np.ndarray], sentences: Sequence[str]) -> np.ndarray:
+    """(M, D_t) float32: each sentence's vector, or the mean of the unit vectors of its wordings."""
+    wordings = [split_sentences(sentence) for sentence in sentences]
+    vectors = np.asarray(encode([one for several in wordings for one in several]), dtype=np.float32)
+    ends = np.cumsum([len(several) for several in wordings])
+    rows = []
+    for start, end in zip([0, *ends[:-1]], ends, strict=True):
+        part = vectors[start:end]
+        if len(part) > 1:
+            length = np.linalg.norm(part, axis=1, keepdims=True)
+            part = part / np.maximum(length, 1e-12) * length.mean()
+        rows.append(part.mean(axis=0))
+    return np.stack(rows)

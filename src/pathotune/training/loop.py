@@ -96,7 +96,8 @@ def tune(
         sources, reading, training, task, class_names, map_classes, sessions, start.sides if start else None
     )
     with contextlib.closing(examples):
-        text = encode_sentences(config.sentences_for(examples.task, reading.mpp), config.text_encoder_wanted)
+        sentences = config.sentences_for(examples.task, examples.class_names, reading.mpp)
+        text = encode_sentences(sentences, config.text_encoder_wanted)
         if text.note:
             yield Note(text.note, "warning")
         state, note = start.state_for(examples.class_names, text) if start else (None, "")

@@ -54,7 +54,8 @@ class Start:
         old = self.tuning.class_names
         if tuple(class_names) == old:
             return state, ""
-        for name in HEAD:
+        # A head of fixed sentences has no rows of its own.
+        for name in (name for name in HEAD if name in state):
             rows = np.zeros((len(class_names), *state[name].shape[1:]), dtype=np.float32)
             for index, one in enumerate(class_names):
                 if one in old:

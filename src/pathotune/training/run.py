@@ -37,6 +37,8 @@ GRADIENT_NORM = 1.0
 WATCHED = 256
 # Tiles per class that the head's start and the feature statistics look at.
 LOOK_AT = 256
+# Tiles whose lower part is looked at whole.
+START_TILES = 32
 SWEEP_EPOCHS = 2
 SWEEP_FACTORS = (1.0, 1 / 3, 3.0)
 
@@ -115,6 +117,8 @@ class Run:
 
     def prepare(self) -> Iterator[Event]:
         """Choose the number format, let the head look at the features, and the learning rate if that is asked."""
+        for sentence in self.model.notes:
+            yield Note(sentence, "warning")
         with torch.no_grad():
             probe = self.tiles.pixels(self.examples.images[self.examples.train[:8]])
         forward = self.backbone
@@ -135,7 +139,9 @@ class Run:
                 parts.append(part)
                 done += len(part[0])
                 yield Step("first look", done, len(chosen))
-            self.model.start(joined(parts)[1].clone(), self.examples.labels[chosen])
+            with torch.inference_mode(), self.tiles.format():
+                lower = self.model.lower(self.tiles.pixels(self.examples.images[chosen[:START_TILES]]))
+            self.model.start(joined(parts)[1].clone(), self.examples.labels[chosen], lower.clone())
         if self.training.sweep == "short":
             yield from self._sweep()
 
@@ -313,7 +319,9 @@ class Run:
             examples=self.examples,
             training=self.training,
             text=self.text,
-            sentences=self.config.sentences_for(self.examples.task, self.backbone.card.reading().mpp),
+            sentences=self.config.sentences_for(
+                self.examples.task, self.examples.class_names, self.backbone.card.reading().mpp
+            ),
             state=self.best_state,
             parameters=sum(value.numel() for value in self.parameters.values()),
             judged_tiles=judged,

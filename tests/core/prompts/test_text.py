@@ -24,11 +24,11 @@ def test_one_sentence_on_the_task_and_one_on_the_stain():
 def test_the_cards_own_sentences_win_and_the_persons_win_over_them():
     task = task_from_dict({"name": "t", "classes": ["a", "b"], "sentences": ["One.", "Two."]})
     assert task_sentences(task, 0.5) == ("One.", "Two.")
-    assert PathoTuneConfig().sentences_for(task, 0.5) == ("One.", "Two.")
-    assert PathoTuneConfig(sentences=" Mine. | Mine too.\nAnd this. |").sentences_for(task, 0.5) == (
+    assert PathoTuneConfig().sentences_for(task, ("a", "b"), 0.5) == ("One.", "Two.")
+    assert PathoTuneConfig(sentences=" Mine. | Mine too.\nAnd this. |").sentences_for(task, ("a", "b"), 0.5) == (
         *("Mine.", "Mine too.", "And this."),
     )
-    assert PathoTuneConfig(ttp=False).sentences_for(task, 0.5) == ()
+    assert PathoTuneConfig(ttp=False).sentences_for(task, ("a", "b"), 0.5) == ()
 
 
 def test_splitting():

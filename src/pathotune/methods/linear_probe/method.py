@@ -45,6 +45,11 @@ class LinearProbe(nn.Module):
         self.head = LinearHead(backbone.output_dim, len(self.class_names))
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """Nothing to say."""
+        return ()
+
+    @property
     def attention_sources(self) -> tuple[str, ...]:
         """ "cls" where the backbone is a plain vision transformer."""
         return ("cls",) if self.backbone.takes_prompts else ()
@@ -83,7 +88,7 @@ class LinearProbe(nn.Module):
         features = encoded.features.pooled.float()
         return MethodOutput(self.head(features), features, encoded.attention)
 
-    def start(self, features: Tensor, labels: np.ndarray) -> None:
+    def start(self, features: Tensor, labels: np.ndarray, lower: Tensor | None = None) -> None:
         """Standardise the head's input."""
         self.head.standardise(features)
 

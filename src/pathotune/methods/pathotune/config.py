@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pathotune.methods.base import MethodConfig
+from pathotune.methods.base import LatePromptsConfig
 
 if TYPE_CHECKING:
     from pathotune.tasks import Task
 
 
 @dataclass(frozen=True)
-class PathoTuneConfig(MethodConfig):
+class PathoTuneConfig(LatePromptsConfig):
     """Options of PathoTune.
 
     The defaults follow the recommended implementation of the method; where the published abstract is silent they are
@@ -57,21 +57,6 @@ class PathoTuneConfig(MethodConfig):
         int,
         {"min": 8, "max": 512, "step": 8, "tooltip": "Channels of the refine module's first convolution."},
     ] = 64
-    speed: Annotated[
-        Literal["full_depth", "interactive"],
-        {
-            "tooltip": "interactive: prompts enter in the last third of the blocks only; what lies below is computed "
-            "once per tile, so that tuning takes seconds. full_depth: from the first block on, as published."
-        },
-    ] = "full_depth"
-    first_layer: Annotated[
-        int,
-        {
-            "min": 0,
-            "max": 100,
-            "tooltip": "The block before which prompts enter, where it is not set by the speed. 0 is the first.",
-        },
-    ] = 0
     head_input: Annotated[
         Literal["pooled", "cls"],
         {"tooltip": "What the linear head sees: the backbone's own pooled output, or the class token."},
@@ -82,21 +67,11 @@ class PathoTuneConfig(MethodConfig):
     ] = "probe"
 
     @property
-    def is_interactive(self) -> bool:
-        """Whether seconds count more than the last point of accuracy."""
-        return self.speed == "interactive"
-
-    def first_block(self, depth: int) -> int:
-        """The block before which prompts enter a backbone of that many blocks: the later of the two asked."""
-        last_third = depth - math.ceil(depth / 3)
-        return max(self.first_layer, last_third) if self.is_interactive else self.first_layer
-
-    @property
     def text_encoder_wanted(self) -> str:
         """The text encoder's name or "auto"; "" where textual prompts are off."""
         return self.text_encoder if self.ttp else ""
 
-    def sentences_for(self, task: Task, mpp: float) -> tuple[str, ...]:
+    def sentences_for(self, task: Task, class_names: Sequence[str], mpp: float) -> tuple[str, ...]:
         """The person's own sentences, else one on the task and one on stain and magnification."""
         from pathotune.prompts.text import split_sentences, task_sentences
 

@@ -56,6 +56,11 @@ class PathoTune(nn.Module):
         self.head = LinearHead(width, len(self.class_names))
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """Nothing to say."""
+        return ()
+
+    @property
     def attention_sources(self) -> tuple[str, ...]:
         """ "cls" and each prompt group that is on."""
         return self.encoder.attention_sources
@@ -87,7 +92,7 @@ class PathoTune(nn.Module):
         """Logits, features and attention of normalised tiles (b, 3, h, w)."""
         return self._answer(self.encoder(pixels, attention))
 
-    def start(self, features: Tensor, labels: np.ndarray) -> None:
+    def start(self, features: Tensor, labels: np.ndarray, lower: Tensor | None = None) -> None:
         """Standardise the head's input and, if wanted, fit the head before the first step."""
         self.head.standardise(features)
         if self.config.head_start == "probe":

@@ -1,0 +1,97 @@
+"""CITE's options: how many tokens, which text model, and the sentences that stand for the classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pathotune.errors import UsageError
+from pathotune.methods.base import LatePromptsConfig
+
+if TYPE_CHECKING:
+    from pathotune.tasks import Task
+
+
+@dataclass(frozen=True)
+class CiteConfig(LatePromptsConfig):
+    """Options of CITE (MICCAI 2023).
+
+    The published recipe, where it differs from these defaults: `--set neck_start=identity --set standardise=false`
+    with `--set optimizer=sgd --lr 0.03`.
+    """
+
+    tokens: Annotated[
+        int,
+        {"min": 0, "max": 50, "tooltip": "Learned tokens at the input. 0, or a backbone that takes none: text alone."},
+    ] = 1
+    token_start: Annotated[
+        Literal["token_mean", "normal", "zero"],
+        {"tooltip": "token_mean: the mean of the tiles' own tokens, as published. normal: small random numbers."},
+    ] = "token_mean"
+    text_encoder: Annotated[
+        str,
+        {"tooltip": "auto, minilm, or hf: and the name or folder of a Hugging Face text model."},
+    ] = "auto"
+    class_sentences: Annotated[
+        str,
+        {
+            "tooltip": "What stands for each class: name: sentence; name: sentence. Several wordings, separated by |, "
+            "are averaged. A class not named here has its card's sentence, or its name."
+        },
+    ] = ""
+    neck_start: Annotated[
+        Literal["fit", "identity"],
+        {
+            "tooltip": "fit: the projection starts from a gentle regression onto the class sentences. identity: as "
+            "published, from the features as they are, with a little noise."
+        },
+    ] = "fit"
+    standardise: Annotated[
+        bool, {"tooltip": "Bring each feature to zero mean and unit spread before the projection."}
+    ] = True
+    scale: Annotated[float, {"min": 1.0, "max": 1000.0, "tooltip": "The cosines are multiplied by this."}] = 100.0
+    learn_scale: Annotated[bool, {"tooltip": "Learn the scale too."}] = False
+
+    @property
+    def text_encoder_wanted(self) -> str:
+        """The text encoder's name or "auto"."""
+        return self.text_encoder
+
+    def sentences_for(self, task: Task, class_names: Sequence[str], mpp: float) -> tuple[str, ...]:
+        """One entry per class, in their order; wordings of one class are separated by "|".
+
+        Raises
+        ------
+        UsageError
+            `class_sentences` cannot be read, or names a class that is not there.
+        """
+        own = parse_class_sentences(self.class_sentences)
+        unknown = [name for name in own if name not in class_names]
+        if unknown:
+            raise UsageError(
+                f"class_sentences names {unknown[0]!r}, which is none of the classes ({', '.join(class_names)})."
+            )
+        on_card = {one.name: one.sentence.strip() for one in task.classes}
+        return tuple(own.get(name) or on_card.get(name) or name for name in class_names)
+
+
+def parse_class_sentences(text: str) -> dict[str, str]:
+    """`name: sentence; name: sentence | another wording` as a dict; entries end with ";" or the line.
+
+    Raises
+    ------
+    UsageError
+        An entry without a name, without a sentence, or a name twice.
+    """
+    found: dict[str, str] = {}
+    for entry in text.replace("\n", ";").split(";"):
+        if not entry.strip():
+            continue
+        name, colon, sentence = (part.strip() for part in entry.partition(":"))
+        if not (name and colon and sentence.strip("| ")):
+            raise UsageError(f"class_sentences takes name: sentence; name: sentence, not {entry.strip()!r}.")
+        if name in found:
+            raise UsageError(f"class_sentences names {name!r} twice; separate several wordings by |.")
+        found[name] = sentence
+    return found

