@@ -22,7 +22,7 @@ NOTE = "Research use only, not for diagnosis."
 
 
 def areas_of(grid: ClassGrid, mpp: tuple[float, float], regions: Sequence[Region] = ()) -> list[Areas]:
-    """The slide first, then each region with an area, in their order.
+    """The slide first, then each region with an area, in their order; what the grid abstains on belongs to no class.
 
     Parameters
     ----------
@@ -32,11 +32,12 @@ def areas_of(grid: ClassGrid, mpp: tuple[float, float], regions: Sequence[Region
     """
     from pathotune.inference.areas import class_areas
 
-    cells = cells_of(grid, mpp)
-    found = [class_areas(grid.probabilities, cells, grid.class_names, name=SLIDE)]
-    for name, region in named_outlines(regions):
-        found.append(class_areas(grid.probabilities, cells, grid.class_names, region.geometry, name=name))
-    return found
+    cells, below = cells_of(grid, mpp), grid.abstain_below
+    places = [(SLIDE, None), *((name, region.geometry) for name, region in named_outlines(regions))]
+    return [
+        class_areas(grid.probabilities, cells, grid.class_names, outline, abstain_below=below, name=name)
+        for name, outline in places
+    ]
 
 
 def cells_of(grid: ClassGrid, mpp: tuple[float, float]) -> Grid:

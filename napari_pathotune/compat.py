@@ -18,6 +18,7 @@ class Preferences:
     keep_worker_minutes: int = 10
     white_background: bool = True
     opacity: float = 0.5
+    abstain_below: int = 0
 
 
 def preferences() -> Preferences:

@@ -228,7 +228,7 @@ class Session:
     def result(self) -> Result | None:
         """The topmost result of the active slide, or of all where no slide is open."""
         found = self.results_of(self.active_layer) or ([] if self.slide_layers else self.results)
-        visible = [result for result in found if result.classes is not None and result.classes.visible]
+        visible = [result for result in found if any(layer.visible for layer in result.layers)]
         shown = visible or found
         return shown[-1] if shown else None
 

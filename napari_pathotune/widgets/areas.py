@@ -22,6 +22,7 @@ from qtpy.QtWidgets import (
 
 from napari_pathotune import compat
 from napari_pathotune.areas import areas_of, rows_of, table_text
+from napari_pathotune.doubts import doubts_of
 from napari_pathotune.layers import facts, rgb
 from napari_pathotune.session import Session, same_path
 from napari_pathotune.widgets.parts import button, named, swatch, text_label
@@ -60,6 +61,7 @@ class AreaPanel(QWidget):
         QShortcut(QKeySequence(QKeySequence.StandardKey.Copy), self.table, self.copy_table)
         for signal in (session.results_changed, session.active_changed, session.stage_changed):
             signal.connect(self._on_changed)
+        doubts_of(session).changed.connect(self._on_changed)
         self.refresh()
 
     def _lay_out(self) -> None:
@@ -122,7 +124,11 @@ class AreaPanel(QWidget):
     def _comments(self) -> list[str]:
         slide, result = self.session.slide, self.session.result
         made_by = result.classes.name.partition(" · ")[2] if result is not None and result.classes is not None else ""
-        return [f"slide: {slide.name}" if slide is not None else "", f"tuning: {made_by}"]
+        comments = [f"slide: {slide.name}" if slide is not None else "", f"tuning: {made_by}"]
+        below = doubts_of(self.session).abstain_below
+        if below:  # without it nobody gets the same numbers again
+            comments.append(f"abstained: the likeliest class is less likely than {100 * below:g} %")
+        return comments
 
     def _hint(self) -> str:
         if not self._areas:

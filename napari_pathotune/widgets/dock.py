@@ -49,6 +49,7 @@ class PathoTuneDock(QWidget):
         self.tabs.addTab(self.areas, "Areas")
         self.tabs.setTabToolTip(2, "How much of the slide and of each region every class covers.")
         self.readout = CursorReadout(self.session)
+        self.readout.pointed = self.overlay.more.point_at
         self._lay_out()
         self.destroyed.connect(self.runner.close)
 
@@ -73,6 +74,7 @@ class PathoTuneDock(QWidget):
         foot.setContentsMargins(8, 4, 8, 6)
         foot.addWidget(self.progress)
         foot.addWidget(self.readout.line)
+        foot.addWidget(self.readout.hint)
         foot.addWidget(self.readout.where)
         foot.addWidget(text_label("<i>For research use only, not for diagnosis.</i>"))
         layout.addLayout(foot)

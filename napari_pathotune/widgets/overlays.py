@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from qtpy.QtCore import QSignalBlocker, Qt
-from qtpy.QtWidgets import QCheckBox, QHBoxLayout, QSlider, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QCheckBox, QHBoxLayout, QSlider, QSpinBox, QVBoxLayout, QWidget
 
 from napari_pathotune import compat
+from napari_pathotune.changes import CHANGES
+from napari_pathotune.doubts import UNCERTAINTY, doubts_of
 from napari_pathotune.layers import (
     SOURCES,
     attention_levels,
@@ -17,10 +19,33 @@ from napari_pathotune.layers import (
     probability_name,
     rgb,
 )
+from napari_pathotune.overlay import ABSTAINED_DARK_RGB, ABSTAINED_RGB
 from napari_pathotune.session import Place, Result, Session
-from napari_pathotune.widgets.parts import clear, combo, heading, named, swatch, text_label, thousands
+from napari_pathotune.widgets.doubts import DoubtsPanel
+from napari_pathotune.widgets.parts import (
+    checkered,
+    clear,
+    combo,
+    folded,
+    heading,
+    named,
+    swatch,
+    text_label,
+    thousands,
+)
+from napari_pathotune.widgets.ranges import ColorRange
 
 HIDE_KEY = "H"
+# What the ends of each heat map's colours mean, and what the map is.
+RANGES = {
+    "probability": ("0 %", "100 %", "How likely the model takes this class to be."),
+    "attention": ("little", "much", "Where the model looked, compared with the rest of the tile."),
+    UNCERTAINTY: (
+        "0: sure",
+        "1: no idea",
+        "The entropy of the class probabilities: 0 where one class has everything, 1 where all are equally likely.",
+    ),
+}
 
 
 class OverlayPanel(QWidget):
@@ -28,7 +53,7 @@ class OverlayPanel(QWidget):
 
     def __init__(self, session: Session) -> None:
         super().__init__()
-        self.session = session
+        self.session, self.doubts = session, doubts_of(session)
         self._result: Result | None = None
         self.title = heading("Prediction")
         self.legend = QVBoxLayout()
@@ -44,12 +69,31 @@ class OverlayPanel(QWidget):
         self.fade = QCheckBox("Fainter where less certain")
         named(self.fade, "Fainter where less certain", "Faint where two classes are close to each other.")
         self.fade.toggled.connect(self._on_fade_toggled)
-        self.heat = combo("Heat map", "Show one class's probability or the model's attention instead of the classes.")
+        self.abstain = QSpinBox()
+        self.abstain.setRange(0, 100)
+        self.abstain.setSingleStep(5)
+        self.abstain.setSuffix(" %")
+        self.abstain.setSpecialValueText("off")
+        self.abstain.setValue(round(self.doubts.abstain_below * 100))
+        named(
+            self.abstain,
+            "Abstain below",
+            "Places whose likeliest class is less likely than this belong to no class: they are shown in grey, and "
+            "counted as abstained in the table of areas. Nothing is predicted again.",
+        )
+        self.abstain.valueChanged.connect(self._on_abstain_changed)
+        self.heat = combo(
+            "Heat map",
+            "Show one class's probability, the model's uncertainty or its attention instead of the classes.",
+        )
         self.heat.activated.connect(self._on_heat_activated)
+        self.range = ColorRange()
+        self.more = DoubtsPanel(session, self._on_picture_asked)
         self._lay_out()
         session.results_changed.connect(self.refresh)
         session.active_changed.connect(self.refresh)
         session.job_changed.connect(self._on_job_changed)
+        self.doubts.changed.connect(self.refresh)
         self.refresh()
 
     def _lay_out(self) -> None:
@@ -57,6 +101,10 @@ class OverlayPanel(QWidget):
         opacity_row.addWidget(text_label("Opacity"))
         opacity_row.addWidget(self.opacity, 3)
         opacity_row.setStretch(0, 1)
+        abstain_row = QHBoxLayout()
+        abstain_row.addWidget(text_label("Abstain below"))
+        abstain_row.addWidget(self.abstain, 3)
+        abstain_row.setStretch(0, 2)
         heat_row = QHBoxLayout()
         heat_row.addWidget(text_label("Show"))
         heat_row.addWidget(self.heat, 3)
@@ -68,7 +116,10 @@ class OverlayPanel(QWidget):
         layout.addLayout(self.legend)
         layout.addLayout(opacity_row)
         layout.addWidget(self.fade)
+        layout.addLayout(abstain_row)
         layout.addLayout(heat_row)
+        layout.addWidget(self.range)
+        layout.addWidget(self.more)
         layout.addWidget(text_label(f"Hold <b>{HIDE_KEY}</b> over the slide to hide the overlay."))
 
     def refresh(self) -> None:
@@ -86,6 +137,8 @@ class OverlayPanel(QWidget):
             self.opacity.setValue(round(result.classes.opacity * 100))
         with QSignalBlocker(self.fade):
             self.fade.setChecked(result.grid.fade)
+        with QSignalBlocker(self.abstain):
+            self.abstain.setValue(round(self.doubts.abstain_below * 100))
         self._fill_heat(result)
 
     def _fill_legend(self, result: Result) -> None:
@@ -99,6 +152,14 @@ class OverlayPanel(QWidget):
             named(box, f"Show {name}", f"Show or hide {name} on the slide. The area is what was predicted so far.")
             box.toggled.connect(lambda on, index=index: self._on_class_toggled(index, on))
             self.legend.addWidget(box)
+        if self.doubts.abstain_below:
+            much = f"   {result.grid.abstained_mm2:.2f} mm²" if areas else ""
+            box = QCheckBox(f"abstained (below {self.doubts.abstain_below:.0%}){much}")
+            box.setIcon(checkered(ABSTAINED_RGB, ABSTAINED_DARK_RGB))
+            box.setChecked(result.grid.shows_abstained)
+            named(box, "Show abstained", "Show or hide what is predicted, but not surely enough to count for a class.")
+            box.toggled.connect(lambda on: self.doubts.show_abstained(result, on))
+            self.legend.addWidget(box)
 
     def _fill_heat(self, result: Result) -> None:
         with QSignalBlocker(self.heat):
@@ -107,6 +168,8 @@ class OverlayPanel(QWidget):
             for index, name in enumerate(result.grid.class_names):
                 if result.probability is not None:
                     self.heat.addItem(f"Probability of {name}", ("probability", index))
+            self.heat.addItem("Uncertainty", (UNCERTAINTY, ""))
+            self.heat.setItemData(self.heat.count() - 1, folded(RANGES[UNCERTAINTY][2]), Qt.ItemDataRole.ToolTipRole)
             if result.attention is not None:
                 for source in facts(result.attention)["sources"]:
                     self.heat.addItem(f"Attention: {SOURCES.get(source, source)}", ("attention", source))
@@ -115,8 +178,25 @@ class OverlayPanel(QWidget):
                 "probability": result.grid.shown_class,
                 "attention": facts(result.attention).get("source") if result.attention is not None else "",
             }.get(shown, "")
+            if CHANGES in result.others:
+                self.heat.addItem("What changed", (CHANGES, ""))
             rows = [self.heat.itemData(row) for row in range(self.heat.count())]
             self.heat.setCurrentIndex(next((i for i, row in enumerate(rows) if tuple(row) == (shown, wanted)), 0))
+        self._show_range(result, shown)
+
+    def _show_range(self, result: Result, kind: str) -> None:
+        self.range.show_layer(layer_of(result, kind) if kind in RANGES else None, *RANGES.get(kind, ()))
+
+    def _on_picture_asked(self, result: Result, kind: str) -> None:
+        for other in self.session.results_of(self.session.active_layer):
+            if other is not result:
+                for layer in other.layers:
+                    layer.visible = False
+        show_kind(result, kind, "")
+        self.refresh()
+
+    def _on_abstain_changed(self, percent: int) -> None:
+        self.doubts.abstain_below = percent / 100
 
     def _on_class_toggled(self, index: int, on: bool) -> None:
         if self._result is not None:
@@ -145,17 +225,25 @@ class OverlayPanel(QWidget):
         if self._result is None:
             return
         kind, which = self.heat.itemData(index)
+        if kind == UNCERTAINTY:
+            self.doubts.uncertainty(self._result)
         show_kind(self._result, kind, which)
+        self._show_range(self._result, kind)
 
     def _on_job_changed(self, job: Any) -> None:
         if job.stage in ("done", "cancelled") and self._result is not None:
             self.refresh()
 
 
+def layer_of(result: Result, kind: str) -> Any | None:
+    """The layer that shows this of a result, None where there is none."""
+    return result.others.get(kind) if kind in (UNCERTAINTY, CHANGES) else getattr(result, kind)
+
+
 def shown_kind(result: Result) -> str:
-    """Which of a result's pictures is seen: "classes", "probability" or "attention"."""
-    for kind in ("attention", "probability"):
-        layer = getattr(result, kind)
+    """Which of a result's pictures is seen: "classes", "probability", "uncertainty", "attention" or "changes"."""
+    for kind in (CHANGES, "attention", UNCERTAINTY, "probability"):
+        layer = layer_of(result, kind)
         if layer is not None and layer.visible:
             return kind
     return "classes"
@@ -166,7 +254,7 @@ def show_kind(result: Result, kind: str, which: Any) -> None:
 
     Parameters
     ----------
-    kind : "classes", "probability" or "attention".
+    kind : "classes", "probability", "uncertainty", "attention" or "changes".
     which : number of the class, or name of the attention's source.
     """
     title = result.classes.name.partition(" · ")[2] if result.classes is not None else ""
@@ -175,8 +263,8 @@ def show_kind(result: Result, kind: str, which: Any) -> None:
         result.probability.name = probability_name(result.grid.class_names[int(which)], title)
     if kind == "attention":
         show_source(result, str(which), title)
-    for name in ("classes", "probability", "attention"):
-        layer = getattr(result, name)
+    for name in ("classes", "probability", UNCERTAINTY, "attention", CHANGES):
+        layer = layer_of(result, name)
         if layer is not None:
             layer.visible = name == kind
     if kind == "probability":
@@ -221,4 +309,5 @@ def reading_text(place: Place | None) -> str:
         if reading.second_class != reading.class_name
         else ""
     )
-    return f"{reading.class_name}\u00a0{reading.probability:.2f}{second}"
+    said = f"{reading.class_name}\u00a0{reading.probability:.2f}{second}"
+    return f"abstained: {said}" if reading.is_abstained else said

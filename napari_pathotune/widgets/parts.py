@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from html import escape
+from textwrap import wrap
 from typing import Any
 
 from qtpy.QtCore import QSize, Qt, Signal
@@ -26,6 +27,7 @@ from qtpy.QtWidgets import (
 )
 
 SWATCH_PX = 14
+TOOLTIP_LETTERS = 90
 # Readable on dark and light themes alike, unlike Qt's own dark blue.
 LINK_COLOR = "#4a90d9"
 
@@ -34,8 +36,13 @@ def named(widget: Any, name: str, tooltip: str) -> Any:
     """Give a control its accessible name and its tooltip, and return it."""
     widget.setAccessibleName(name)
     widget.setAccessibleDescription(tooltip)
-    widget.setToolTip(tooltip)
+    widget.setToolTip(folded(tooltip))
     return widget
+
+
+def folded(text: str) -> str:
+    """A text in lines that fit on a screen: Qt breaks plain tooltips nowhere by itself."""
+    return "\n".join(wrap(text, TOOLTIP_LETTERS)) if len(text) > TOOLTIP_LETTERS and "\n" not in text else text
 
 
 class WrappedLabel(QLabel):
@@ -257,6 +264,20 @@ def swatch(color: tuple[int, int, int]) -> QIcon:
     pixmap = QPixmap(QSize(SWATCH_PX, SWATCH_PX))
     pixmap.fill(QColor(*color))
     painter = QPainter(pixmap)
+    painter.setPen(QColor(128, 128, 128))
+    painter.drawRect(0, 0, SWATCH_PX - 1, SWATCH_PX - 1)
+    painter.end()
+    return QIcon(pixmap)
+
+
+def checkered(light: tuple[int, int, int], dark: tuple[int, int, int]) -> QIcon:
+    """A small square of two colours that take turns, as cells do that belong to no class."""
+    pixmap = QPixmap(QSize(SWATCH_PX, SWATCH_PX))
+    pixmap.fill(QColor(*light))
+    painter = QPainter(pixmap)
+    half = SWATCH_PX // 2
+    for corner in (0, half):
+        painter.fillRect(half - corner, corner, half, half, QColor(*dark))
     painter.setPen(QColor(128, 128, 128))
     painter.drawRect(0, 0, SWATCH_PX - 1, SWATCH_PX - 1)
     painter.end()

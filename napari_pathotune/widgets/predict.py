@@ -36,6 +36,14 @@ class PredictOptions:
     attention: Annotated[
         bool, {"label": "Keep attention", "tooltip": "Also keep where the model looked; costs a little time and space."}
     ] = True
+    doubts: Annotated[
+        bool,
+        {
+            "label": "Keep what tiles are like",
+            "tooltip": "Also keep how unlike each tile is to all the tuning was trained on, and what the model sees in "
+            "it: for the marks of unlike tiles and for suggestions. Takes one to three kilobytes a tile.",
+        },
+    ] = True
     resume: Annotated[
         bool, {"label": "Go on where stopped", "tooltip": "Off: predict again what was predicted before."}
     ] = True
@@ -257,6 +265,8 @@ class PredictPanel(QWidget):
             "device": options.device,
             "precision": options.precision,
             "attention": options.attention,
+            "reliability": options.doubts,
+            "features": options.doubts,
             "resume": options.resume,
         }
         if place == VIEW and view is not None:

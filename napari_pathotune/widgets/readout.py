@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from qtpy.QtWidgets import QLabel, QMainWindow, QWidget
 
-from napari_pathotune.session import Session
+from napari_pathotune.changes import comparing_of
+from napari_pathotune.doubts import doubts_of
+from napari_pathotune.session import Place, Session
+from napari_pathotune.widgets.doubts import hint_text
 from napari_pathotune.widgets.overlays import HIDE_KEY, place_text, reading_text, where_text
 from napari_pathotune.widgets.parts import SteadyLine
 
@@ -22,6 +25,9 @@ class CursorReadout:
         self.line = SteadyLine("What the prediction says under the cursor: class and probability.")
         # Apart, as both together are wider than the dock.
         self.where = SteadyLine("Place under the cursor: from the upper left corner of the slide, in micrometres.")
+        self.hint = SteadyLine("What to doubt under the cursor: unlike the training tiles, or changed since before.")
+        self.doubts, self.comparing = doubts_of(session), comparing_of(session)
+        self.pointed: Callable[[Place | None], None] = lambda place: None
         self.line.show_text("Move over the slide to read it.")
         self._has_bar = False
         session.viewer.mouse_move_callbacks.append(self._on_mouse_moved)
@@ -49,6 +55,10 @@ class CursorReadout:
         nothing = "Nothing is predicted here." if place else "Move over the slide to read it."
         self.line.show_text(reading_text(place) or nothing)
         self.where.show_text(where_text(place))
+        known = self.doubts.unlikeness(self.session.result)
+        far = known.far if known is not None else 1.0
+        self.hint.show_text(hint_text(self.doubts.distance_at(place), far, self.comparing.at(place)))
+        self.pointed(place)
 
     def _hold_to_hide(self, viewer: Any) -> Iterator[None]:
         """Hide the results while the key is held."""

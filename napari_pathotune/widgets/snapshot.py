@@ -15,6 +15,7 @@ from qtpy.QtWidgets import QCheckBox, QFileDialog, QHBoxLayout, QVBoxLayout, QWi
 from napari_pathotune import compat
 from napari_pathotune.layers import rgb
 from napari_pathotune.navigation import magnification_of, magnification_text
+from napari_pathotune.overlay import ABSTAINED_RGB
 from napari_pathotune.session import Session
 from napari_pathotune.widgets.overlays import shown_kind
 from napari_pathotune.widgets.parts import button, named
@@ -84,11 +85,14 @@ def legend_of(session: Session) -> list[tuple[str, tuple[int, int, int]]]:
     if result is None or result.classes is None or not result.classes.visible or shown_kind(result) != "classes":
         return []
     grid = result.grid
-    return [
+    found = [
         (name, rgb(grid.colors[index]))
         for index, name in enumerate(grid.class_names)
         if grid.visible[index] and not result.is_empty
     ]
+    if grid.abstain_below and grid.shows_abstained and found:
+        found.append((f"abstained (likeliest class below {grid.abstain_below:.0%})", ABSTAINED_RGB))
+    return found
 
 
 def origin_lines(session: Session, with_name: bool) -> list[str]:
