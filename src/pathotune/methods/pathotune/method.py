@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import Tensor, nn
+from torch import Tensor
 
 from pathotune.losses.head import LinearHead
-from pathotune.methods.base import MethodOutput, load_trained_arrays, trained_arrays
 from pathotune.methods.pathotune.config import PathoTuneConfig
 from pathotune.methods.pathotune.layers import prompt_groups
-from pathotune.prompts.insert import Encoded, PromptedEncoder
+from pathotune.methods.prompted import PromptedMethod
 
 if TYPE_CHECKING:
     from pathotune.backbones.surface import Backbone
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 HEAD_START_STRENGTH = 0.003
 
 
-class PathoTune(nn.Module):
+class PathoTune(PromptedMethod):
     """A frozen backbone steered by task visual, task textual and instance visual prompts (MICCAI 2024).
 
     Only the prompts, the text projection, the refine module and the head are trained. The paper published no code;
@@ -40,6 +39,8 @@ class PathoTune(nn.Module):
         The backbone takes no prompt tokens, or has fewer blocks than `first_layer` asks for.
     """
 
+    config: PathoTuneConfig
+
     def __init__(
         self,
         config: PathoTuneConfig,
@@ -47,66 +48,18 @@ class PathoTune(nn.Module):
         class_names: Sequence[str],
         text_vectors: np.ndarray | None = None,
     ) -> None:
-        super().__init__()
-        self.config = config
-        self.class_names = tuple(class_names)
         groups = prompt_groups(config, backbone, text_vectors)
-        self.encoder = PromptedEncoder(backbone, groups, config.first_block(backbone.depth))
         width = backbone.embed_dim if config.head_input == "cls" else backbone.output_dim
-        self.head = LinearHead(width, len(self.class_names))
+        head = LinearHead(width, len(class_names))
+        super().__init__(config, backbone, class_names, groups, head, config.first_block(backbone.depth))
 
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """Nothing to say."""
-        return ()
-
-    @property
-    def attention_sources(self) -> tuple[str, ...]:
-        """ "cls" and each prompt group that is on."""
-        return self.encoder.attention_sources
-
-    @property
-    def kept_blocks(self) -> int:
-        """Blocks below the first prompt."""
-        return self.encoder.first_layer
-
-    @property
-    def looks_at_tokens(self) -> bool:
-        """Prompts join the tokens."""
-        return True
-
-    @property
-    def looks_at_pixels(self) -> bool:
-        """Whether an instance prompt is made from the tile's pixels."""
-        return self.encoder.looks_at_pixels
-
-    def lower(self, pixels: Tensor) -> Tensor:
-        """The tokens below the first prompted block, (b, prefix + P, C)."""
-        return self.encoder.lower(pixels)
-
-    def upper(self, lower: Tensor, pixels: Tensor, attention: bool = False) -> MethodOutput:
-        """Prompted blocks and head on what `lower` gave."""
-        return self._answer(self.encoder.upper(lower, pixels, attention))
-
-    def forward(self, pixels: Tensor, attention: bool = False) -> MethodOutput:
-        """Logits, features and attention of normalised tiles (b, 3, h, w)."""
-        return self._answer(self.encoder(pixels, attention))
+    def pick(self, features: Any) -> Tensor:
+        """The class token, or the backbone's own pooled output."""
+        chosen: Tensor = features.cls if self.config.head_input == "cls" else features.pooled
+        return chosen.float()
 
     def start(self, features: Tensor, labels: np.ndarray, lower: Tensor | None = None) -> None:
         """Standardise the head's input and, if wanted, fit the head before the first step."""
         self.head.standardise(features)
         if self.config.head_start == "probe":
             self.head.fit(features, labels, HEAD_START_STRENGTH)
-
-    def trainable_state(self) -> dict[str, np.ndarray]:
-        """Prompts, projection, refine module and head by name."""
-        return trained_arrays(self)
-
-    def load_trainable_state(self, state: dict[str, np.ndarray]) -> None:
-        """Put back what `trainable_state` gave."""
-        load_trained_arrays(self, state)
-
-    def _answer(self, encoded: Encoded) -> MethodOutput:
-        chosen = encoded.features.cls if self.config.head_input == "cls" else encoded.features.pooled
-        features = chosen.float()  # (b, D)
-        return MethodOutput(self.head(features), features, encoded.attention)

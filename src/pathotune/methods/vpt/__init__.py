@@ -1,0 +1,1 @@
+"""Visual prompt tuning: learned tokens in a frozen vision transformer, and a linear head."""
