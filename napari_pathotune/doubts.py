@@ -82,6 +82,7 @@ class Doubts:
         self._pictures: dict[int, UncertaintyPicture] = {}  # by the id of their layer
         session.results_changed.connect(self._on_results_changed)
         session.repainted.connect(self._on_repainted)
+        session.adopting.connect(self._on_adopting)
         session.active_changed.connect(self._look_for_unlike)
         session.shard_done.connect(self._on_shard_done)
         session.stage_changed.connect(self._on_stage_changed)
@@ -267,6 +268,13 @@ class Doubts:
             if shown is not None and same_path(shown.store, event.store):
                 self._read(shown.store)
 
+    def _on_adopting(self, result: Result, grid: ClassGrid) -> None:
+        """What is known of a store that is begun anew is true no longer."""
+        if not grid.predicted_cells:
+            self._unlikeness.pop(result.store, None)
+            if UNLIKE in result.others:
+                result.others[UNLIKE].visible = False
+
     def _on_stage_changed(self, job: Any) -> None:
         if job.command != "predict" or job.stage not in ("done", "cancelled", "failed"):
             return
@@ -338,6 +346,7 @@ def made_for(result: Result, kind: str, label: str, fineness: int = 1) -> dict[s
         "store": result.store,
         "slide_path": result.slide_path,
         "made_for_result": True,
+        "is_mark": kind == UNLIKE,
     }
     return {
         "name": f"{label} · {title_of(result)}",

@@ -46,6 +46,11 @@ class Result:
         return self.grid.predicted_cells == 0
 
     @property
+    def is_seen(self) -> bool:
+        """One of its pictures is shown; marks follow the picture and are none."""
+        return any(layer.visible and not facts(layer).get("is_mark") for layer in self.layers)
+
+    @property
     def layers(self) -> list[Any]:
         """The layers that exist, bottom first."""
         own = (self.attention, self.probability, self.classes)
@@ -228,7 +233,7 @@ class Session:
     def result(self) -> Result | None:
         """The topmost result of the active slide, or of all where no slide is open."""
         found = self.results_of(self.active_layer) or ([] if self.slide_layers else self.results)
-        visible = [result for result in found if any(layer.visible for layer in result.layers)]
+        visible = [result for result in found if result.is_seen]
         shown = visible or found
         return shown[-1] if shown else None
 

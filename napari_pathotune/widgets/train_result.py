@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -23,10 +22,10 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from napari_pathotune.tile_pictures import TILE_PX, read_tile
+from napari_pathotune.widgets.calibration import CalibrationCurve
 from napari_pathotune.widgets.parts import heading, named, text_label
 
-log = logging.getLogger("pathotune")
-TILE_PX = 84
 MOST_TILES = 24
 
 
@@ -43,6 +42,8 @@ class ResultPanel(QWidget):
         named(self.confusion, "Who is taken for whom", "Rows: what was drawn. Columns: what the tuning says.")
         self.scores = QTableWidget()
         named(self.scores, "Scores per class", "On regions that were held out, with 95 % confidence intervals.")
+        self.calibration_title = heading("Does it know when it is right?")
+        self.calibration = CalibrationCurve()
         self.wrong_title = QLabel()
         self.wrong = QListWidget()
         named(self.wrong, "Most wrong tiles", "The surest mistakes on held-out regions. Click one to go there.")
@@ -77,6 +78,8 @@ class ResultPanel(QWidget):
         layout.addWidget(self.confusion)
         layout.addWidget(heading("Each class"))
         layout.addWidget(self.scores)
+        layout.addWidget(self.calibration_title)
+        layout.addWidget(self.calibration)
         layout.addWidget(self.wrong_title)
         layout.addWidget(self.wrong)
 
@@ -88,6 +91,8 @@ class ResultPanel(QWidget):
         self.headline.setText(headline(result))
         self._fill_confusion(scores.get("confusion") or [], names, colors)
         self._fill_scores(scores.get("per_class") or {}, names, colors)
+        self.calibration.show_scores(scores)
+        self.calibration_title.setVisible(bool(self.calibration.columns))
         self._fill_wrong()
 
     def close_reading(self) -> None:
@@ -222,24 +227,6 @@ def score_text(found: dict[str, Any], key: str) -> tuple[str, str]:
     if not isinstance(interval, list | tuple) or None in interval:
         return f"{value:.2f}", ""
     return f"{value:.2f}", f"(95 % between {interval[0]:.2f} and {interval[1]:.2f})"
-
-
-def read_tile(slide_path: str, box_px0: tuple[float, ...]) -> Any | None:
-    """A tile's picture (h, w, 3) uint8 from its slide; None where it cannot be read."""
-    from pathotune.errors import PathotuneError
-    from pathotune.slides import open_slide
-
-    x, y, width, height = box_px0
-    try:
-        with open_slide(slide_path) as slide:
-            fitting = [level for level in range(len(slide.levels)) if width / slide.levels[level].downsample >= TILE_PX]
-            level = max(fitting, default=0)
-            down = slide.levels[level].downsample
-            parts = (int(x / down), int(y / down), max(1, round(width / down)), max(1, round(height / down)))
-            return slide.read(*parts, level=level)
-    except (PathotuneError, OSError, ValueError) as error:
-        log.warning("a tile of %s cannot be shown: %s", Path(slide_path).name, error)
-        return None
 
 
 def _short(name: str, letters: int = 9) -> str:

@@ -276,6 +276,10 @@ def export(
     slide: Annotated[
         Path | None, typer.Option("--slide", help="The slide, for the picture under a png; found beside the store.")
     ] = None,
+    abstain_below: Annotated[
+        float,
+        typer.Option("--abstain-below", help="Tiles less sure than this (0.6 is 60 %) belong to no class: Abstained*."),
+    ] = 0.0,
     verbose: VerboseOption = 0,
     quiet: QuietOption = False,
 ) -> None:
@@ -288,4 +292,4 @@ def export(
     several = len(stores) > 1 or out.is_dir()
     for store in stores:
         target = out / f"{store.name.removesuffix('.zarr')}.{format_}" if several else out
-        say(f"Wrote {export_store(store, format_, target, slide)}.", quiet)
+        say(f"Wrote {export_store(store, format_, target, slide, abstain_below)}.", quiet)

@@ -6,13 +6,14 @@ import contextlib
 import csv
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pathotune.errors import OutputRefused, StoreMismatch
+from pathotune.errors import OutputRefused, StoreMismatch, UsageError
 from pathotune.inference.plan import Grid
 from pathotune.inference.predictions import PredictionStore, rgb
 
@@ -24,10 +25,46 @@ if TYPE_CHECKING:
 
 PICTURE_PX = 1600
 OPACITY = 0.45
+# The star says, as in QuPath, that this is no class to train on.
+ABSTAINED = {"name": "Abstained*", "color": (150, 150, 150)}
+
+
+@dataclass(frozen=True)
+class Decided:
+    """What a store says of each cell, once it is decided how sure is sure enough.
+
+    labels : (rows, columns) number of the entry, from 1 on; 0 where nothing is predicted.
+    entries : name and color of each class, and of what is abstained where that was asked for.
+    areas_mm2 : of each entry.
+    """
+
+    labels: NDArray[np.uint8]
+    entries: list[dict[str, Any]]
+    areas_mm2: list[float]
+
+
+def decided(store: PredictionStore, abstain_below: float = 0.0) -> Decided:
+    """The classes of a store's cells.
+
+    Parameters
+    ----------
+    abstain_below : cells whose largest probability is smaller belong to no class, but to an entry of their own.
+    """
+    labels, entries = np.asarray(store.labels[:]), store.classes
+    if abstain_below > 0:
+        largest = np.asarray(store.probabilities[:]).max(axis=0)
+        entries = [*entries, ABSTAINED]
+        labels = np.where((labels > 0) & (largest < abstain_below), np.uint8(len(entries)), labels)
+    counts = np.bincount(labels.ravel(), minlength=len(entries) + 1)[1:]
+    return Decided(labels, entries, [float(count) * store.grid.cell_area_mm2 for count in counts])
 
 
 def export_store(
-    store_path: str | Path, format_name: str, out: str | Path, slide_path: str | Path | None = None
+    store_path: str | Path,
+    format_name: str,
+    out: str | Path,
+    slide_path: str | Path | None = None,
+    abstain_below: float = 0.0,
 ) -> Path:
     """Write one store in a format of `EXPORTS`.
 
@@ -37,16 +74,20 @@ def export_store(
     format_name : "geojson", "csv" or "png".
     out : the file; it appears whole.
     slide_path : the slide, for what is drawn under a picture; without it the one the store was made from, if found.
+    abstain_below : cells whose largest probability is smaller belong to no class; they come out as "Abstained*".
 
     Raises
     ------
     StoreUnreadable, StoreMismatch, OutputRefused : no store, another slide's store, or a place that cannot be written.
+    UsageError : `abstain_below` is no probability.
     """
+    if not 0 <= abstain_below <= 1:
+        raise UsageError(f"A probability lies between 0 and 1, and {abstain_below:g} does not. Give 0.6 for 60 %.")
     store, out = PredictionStore.open(store_path), Path(out)
     temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        EXPORTS[format_name](store, temporary, None if slide_path is None else Path(slide_path))
+        EXPORTS[format_name](store, temporary, None if slide_path is None else Path(slide_path), abstain_below)
         os.replace(temporary, out)
     except OSError as error:
         temporary.unlink(missing_ok=True)
@@ -59,14 +100,13 @@ def export_store(
 # ---- outlines --------------------------------------------------------------------------------------------------
 
 
-def class_outlines(store: PredictionStore) -> list[MultiPolygon | Polygon]:
-    """The area of each class in level-0 pixels, cell edges exact, valid; an empty one where a class does not occur."""
+def class_outlines(store: PredictionStore, found: Decided) -> list[MultiPolygon | Polygon]:
+    """The area of each entry in level-0 pixels, cell edges exact, valid; an empty one where it does not occur."""
     import shapely
 
-    labels = np.asarray(store.labels[:])
     return [
-        _in_px0(shapely.union_all(_row_boxes(labels == label)).simplify(0), store.grid)
-        for label in range(1, len(store.classes) + 1)
+        _in_px0(shapely.union_all(_row_boxes(found.labels == label)).simplify(0), store.grid)
+        for label in range(1, len(found.entries) + 1)
     ]
 
 
@@ -90,13 +130,13 @@ def _in_px0(geometry: Any, grid: Grid) -> Any:
     return shapely.transform(geometry, lambda cells: cells * (width, height) + (x0, y0))
 
 
-def _write_geojson(store: PredictionStore, path: Path, slide_path: Path | None) -> None:
+def _write_geojson(store: PredictionStore, path: Path, slide_path: Path | None, abstain_below: float) -> None:
     from pathotune.regions import Region, Regions, write_regions
 
-    area = store.summary()
+    found = decided(store, abstain_below)
     regions = [
-        Region(geometry, entry["name"], rgb(entry), name=entry["name"], properties=_measured(area[entry["name"]]))
-        for entry, geometry in zip(store.classes, class_outlines(store), strict=True)
+        Region(geometry, entry["name"], rgb(entry), name=entry["name"], properties=_measured(area))
+        for entry, geometry, area in zip(found.entries, class_outlines(store, found), found.areas_mm2, strict=True)
         if not geometry.is_empty
     ]
     origin = store.attrs.get("slide", {}).get("origin_px0") or (0.0, 0.0)
@@ -110,7 +150,7 @@ def _measured(area_mm2: float) -> dict[str, Any]:
 # ---- table -----------------------------------------------------------------------------------------------------
 
 
-def _rows(store: PredictionStore) -> Iterator[list[Any]]:
+def _rows(store: PredictionStore, abstain_below: float) -> Iterator[list[Any]]:
     """A row per predicted tile."""
     grid, names = store.grid, store.class_names
     for unit in store.units():
@@ -124,33 +164,34 @@ def _rows(store: PredictionStore) -> Iterator[list[Any]]:
             y = grid.origin_px0[1] + (unit.row + row) * grid.stride_px0[1]
             place = [unit.row + row, unit.column + column, f"{x:.3f}", f"{y:.3f}"]
             size = [f"{side:.3f}" for side in grid.tile_px0]
-            yield [*place, *size, names[int(values.argmax())], *(f"{value:.6f}" for value in values)]
+            name = ABSTAINED["name"] if values.max() < abstain_below else names[int(values.argmax())]
+            yield [*place, *size, name, *(f"{value:.6f}" for value in values)]
 
 
-def _write_csv(store: PredictionStore, path: Path, slide_path: Path | None) -> None:
+def _write_csv(store: PredictionStore, path: Path, slide_path: Path | None, abstain_below: float) -> None:
     place = ["row", "column", "x_px0", "y_px0", "width_px0", "height_px0", "class"]
     with open(path, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow([*place, *(f"p {name}" for name in store.class_names)])
-        writer.writerows(_rows(store))
+        writer.writerows(_rows(store, abstain_below))
 
 
 # ---- picture ---------------------------------------------------------------------------------------------------
 
 
-def _write_png(store: PredictionStore, path: Path, slide_path: Path | None) -> None:
+def _write_png(store: PredictionStore, path: Path, slide_path: Path | None, abstain_below: float) -> None:
     from pathotune.slides import open_slide
 
     found = slide_path or _slide_beside(store)
     if found is None:
-        picture = overlay_picture(store, None)
+        picture = overlay_picture(store, None, abstain_below=abstain_below)
     else:
         with open_slide(found) as slide:
             if slide.fingerprint != store.slide_fingerprint:
                 raise StoreMismatch(
                     f"{store.path.name} was not made from {found.name}. Name its own slide with --slide."
                 )
-            picture = overlay_picture(store, slide)
+            picture = overlay_picture(store, slide, abstain_below=abstain_below)
     picture.save(path, format="PNG")
 
 
@@ -163,7 +204,9 @@ def _slide_beside(store: PredictionStore) -> Path | None:
     return next((path for path in candidates if path.exists()), None)
 
 
-def overlay_picture(store: PredictionStore, slide: Slide | None, longest_px: int = PICTURE_PX) -> Picture:
+def overlay_picture(
+    store: PredictionStore, slide: Slide | None, longest_px: int = PICTURE_PX, abstain_below: float = 0.0
+) -> Picture:
     """The classes over the slide's thumbnail, with legend, scale bar and the words "research use only".
 
     Parameters
@@ -171,6 +214,7 @@ def overlay_picture(store: PredictionStore, slide: Slide | None, longest_px: int
     store : the predictions.
     slide : the slide; None leaves the ground white.
     longest_px : longer side of the slide in the picture.
+    abstain_below : as in `decided`.
     """
     from PIL import Image
 
@@ -182,17 +226,18 @@ def overlay_picture(store: PredictionStore, slide: Slide | None, longest_px: int
         ground = Image.new("RGB", size, "white")
     else:
         ground = Image.fromarray(slide.thumbnail(longest_px)).convert("RGB").resize(size)
-    labels = _labels_at(store, size, um_per_px)
-    colors = np.array([(255, 255, 255), *(rgb(entry) for entry in store.classes)], np.float32)
+    found = decided(store, abstain_below)
+    labels = _labels_at(store, found, size, um_per_px)
+    colors = np.array([(255, 255, 255), *(rgb(entry) for entry in found.entries)], np.float32)
     pixels = np.asarray(ground, np.float32)
     share = OPACITY * (labels > 0)[..., None]
     blended = pixels * (1 - share) + colors[labels] * share
-    return _with_legend(Image.fromarray(blended.round().astype(np.uint8)), store, um_per_px)
+    return _with_legend(Image.fromarray(blended.round().astype(np.uint8)), store, found, um_per_px)
 
 
-def _labels_at(store: PredictionStore, size: tuple[int, int], um_per_px: float) -> NDArray[np.uint8]:
-    """(height, width) class label under the centre of each pixel of the picture."""
-    labels, grid = np.asarray(store.labels[:]), store.grid
+def _labels_at(store: PredictionStore, found: Decided, size: tuple[int, int], um_per_px: float) -> NDArray[np.uint8]:
+    """(height, width) label under the centre of each pixel of the picture."""
+    labels, grid = found.labels, store.grid
     x0, y0, width, height = grid.box_px0(0, 0, 1, 1)
     columns = np.floor(((np.arange(size[0]) + 0.5) * um_per_px / grid.mpp[0] - x0) / width).astype(int)
     rows = np.floor(((np.arange(size[1]) + 0.5) * um_per_px / grid.mpp[1] - y0) / height).astype(int)
@@ -201,13 +246,14 @@ def _labels_at(store: PredictionStore, size: tuple[int, int], um_per_px: float) 
     return np.where(inside, picked, np.uint8(0))
 
 
-def _with_legend(picture: Picture, store: PredictionStore, um_per_px: float) -> Picture:
+def _with_legend(picture: Picture, store: PredictionStore, found: Decided, um_per_px: float) -> Picture:
     """The picture with a white margin at its right for the legend."""
     from PIL import Image, ImageDraw
 
     unit = max(14, picture.height // 60)
     font, micro, squared = _font(unit)
-    lines = [f"{name}  {area:.3g} mm{squared}" for name, area in store.summary().items()]
+    named = zip(found.entries, found.areas_mm2, strict=True)
+    lines = [f"{entry['name']}  {area:.3g} mm{squared}" for entry, area in named]
     words = [store.attrs.get("slide", {}).get("name", ""), store.attrs.get("tuning", {}).get("name", "")]
     words += ["" if store.is_complete else "not complete", "research use only"]
     margin = int(max(font.getlength(text) for text in [*lines, *words])) + 4 * unit
@@ -215,7 +261,7 @@ def _with_legend(picture: Picture, store: PredictionStore, um_per_px: float) -> 
     canvas = Image.new("RGB", (picture.width + margin, height), "white")
     canvas.paste(picture, (0, 0))
     draw, left, top = ImageDraw.Draw(canvas), picture.width + unit, unit
-    for text, entry in zip(lines, store.classes, strict=True):
+    for text, entry in zip(lines, found.entries, strict=True):
         draw.rectangle((left, top, left + unit, top + unit), fill=rgb(entry), outline="black")
         draw.text((left + 1.5 * unit, top - unit // 8), text, fill="black", font=font)
         top += 2 * unit
@@ -250,7 +296,7 @@ def nice_length(longest_um: float) -> float:
     return float(max(step * power for step in (1, 2, 5) if step * power <= longest_um * (1 + 1e-9)))
 
 
-EXPORTS: dict[str, Callable[[PredictionStore, Path, Path | None], None]] = {
+EXPORTS: dict[str, Callable[[PredictionStore, Path, Path | None, float], None]] = {
     "geojson": _write_geojson,
     "csv": _write_csv,
     "png": _write_png,

@@ -73,7 +73,8 @@ def calibration_curve(labels: ArrayLike, probabilities: ArrayLike, bins: int = 1
 
     Returns
     -------
-    one ``{"from", "to", "n", "confidence", "accuracy"}`` per range, from low to high.
+    one ``{"from", "to", "n", "confidence", "accuracy", "ci95"}`` per range, from low to high; the interval is that of
+    the accuracy (`wilson_interval`), as if the samples had nothing to do with each other.
     """
     probabilities = np.asarray(probabilities, dtype=np.float64)
     if not len(probabilities):
@@ -88,9 +89,24 @@ def calibration_curve(labels: ArrayLike, probabilities: ArrayLike, bins: int = 1
             "n": int((number == index).sum()),
             "confidence": float(confidence[number == index].mean()),
             "accuracy": float(right[number == index].mean()),
+            "ci95": list(wilson_interval(int(right[number == index].sum()), int((number == index).sum()))),
         }
         for index in np.unique(number).tolist()
     ]
+
+
+def wilson_interval(hits: int, n: int) -> tuple[float, float]:
+    """95 % interval of a share of which `hits` out of `n` samples were seen; never empty, also where all were hits.
+
+    Source: Wilson, Probable inference, the law of succession, and statistical inference, JASA 1927.
+    """
+    if n < 1:
+        return 0.0, 1.0
+    z, share = 1.959964, hits / n
+    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * float(np.sqrt(share * (1 - share) / n + z * z / (4 * n * n)))
+    # Rounding shall not keep what was seen out of it.
+    return min(max(0.0, middle - half), share), max(min(1.0, middle + half), share)
 
 
 def per_class(labels: ArrayLike, probabilities: ArrayLike, class_names: Sequence[str]) -> dict[str, dict[str, Any]]:

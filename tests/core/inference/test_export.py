@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from shapely.geometry import shape
 
-from pathotune.errors import StoreMismatch
+from pathotune.errors import StoreMismatch, UsageError
 from pathotune.inference.export import export_store, nice_length
 from pathotune.inference.predictions import PredictionStore
 
@@ -64,3 +64,24 @@ def test_picture_follows_the_slide(store: PredictionStore, tmp_path: Path, make_
 @pytest.mark.parametrize(("longest", "nice"), [(1, 1), (4.9, 2), (730, 500), (1000, 1000), (0.3, 0.2)])
 def test_scale_bars_are_round(longest: float, nice: float) -> None:
     assert nice_length(longest) == pytest.approx(nice)
+
+
+def test_what_is_not_sure_enough_belongs_to_no_class_in_any_format(store: PredictionStore, tmp_path: Path) -> None:
+    largest = np.asarray(store.probabilities[:]).max(axis=0)[np.asarray(store.labels[:]) > 0]
+    below = float(np.median(largest)) + 1e-7
+    unsure = int((largest < np.float32(below)).sum())
+    path = export_store(store.path, "geojson", tmp_path / "a.geojson", abstain_below=below)
+    features = json.loads(path.read_text())["features"]
+    found = {feature["properties"]["classification"]["name"]: shape(feature["geometry"]) for feature in features}
+    assert "Abstained*" in found
+    assert found["Abstained*"].area == pytest.approx(unsure * 64**2)
+    whole = sum(geometry.area for geometry in found.values())
+    assert whole == pytest.approx(len(largest) * 64**2), "nothing is lost, nothing counted twice"
+    table = export_store(store.path, "csv", tmp_path / "a.csv", abstain_below=below)
+    rows = list(csv.DictReader(table.open(encoding="utf-8")))
+    assert sum(row["class"] == "Abstained*" for row in rows) == unsure and len(rows) == len(largest)
+    plain = np.asarray(Image.open(export_store(store.path, "png", tmp_path / "a.png")))
+    grey = np.asarray(Image.open(export_store(store.path, "png", tmp_path / "b.png", abstain_below=below)))
+    assert plain.shape[0] == grey.shape[0] and not np.array_equal(plain, grey)
+    with pytest.raises(UsageError, match="between 0 and 1"):
+        export_store(store.path, "csv", tmp_path / "c.csv", abstain_below=60)

@@ -21,6 +21,7 @@ from pathotune.training.metrics import (
     ece,
     f1_macro,
     temperature_fit,
+    wilson_interval,
 )
 
 NAMES = ["a", "b", "c"]
@@ -176,7 +177,8 @@ def test_the_calibration_curve_counts_every_sample_once_and_says_what_came_true(
         assert part["from"] <= part["confidence"] <= part["to"]
         assert abs(part["accuracy"] - part["confidence"]) < 0.06
     sure = calibration_curve(np.zeros(3, dtype=int), np.asarray([[1.0, 0.0]] * 3))
-    assert sure == [{"from": 0.9, "to": 1.0, "n": 3, "confidence": 1.0, "accuracy": 1.0}]
+    assert sure == [{"from": 0.9, "to": 1.0, "n": 3, "confidence": 1.0, "accuracy": 1.0, "ci95": sure[0]["ci95"]}]
+    assert sure[0]["ci95"] == pytest.approx([0.4385, 1.0], abs=1e-3), "three hits say little"
     assert calibration_curve(np.zeros(0), np.zeros((0, 2))) == []
 
 
@@ -192,3 +194,20 @@ def test_each_class_has_intervals_around_its_scores() -> None:
             assert low < scores[name] < high and high - low < 0.35
     alone = classification_report(probabilities[:1], labels[:1], ("a", "b", "c"))["per_class"]["a"]
     assert alone["ci95"] == {"precision": None, "recall": None, "f1": None}
+
+
+def test_the_interval_of_a_share_holds_it_narrows_with_tiles_and_is_never_a_point() -> None:
+    for hits, n in ((0, 3), (3, 3), (1, 2), (70, 100)):
+        low, high = wilson_interval(hits, n)
+        assert 0 <= low <= hits / n <= high <= 1 and high - low > 0
+    few, many = wilson_interval(7, 10), wilson_interval(700, 1000)
+    assert many[1] - many[0] < (few[1] - few[0]) / 5
+    assert wilson_interval(0, 0) == (0.0, 1.0)
+
+
+def test_the_interval_holds_the_true_share_as_often_as_it_says() -> None:
+    random = np.random.default_rng(0)
+    true = random.uniform(0.2, 0.95, 2000)  # at a single share and number it is a little more or less
+    intervals = [wilson_interval(int(hits), 25) for hits in random.binomial(25, true)]
+    held = [low <= share <= high for share, (low, high) in zip(true, intervals, strict=True)]
+    assert 0.93 < np.mean(held) < 0.97
