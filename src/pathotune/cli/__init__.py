@@ -17,6 +17,7 @@ GROUPS: tuple[str, ...] = (
     "slides",
     "tasks",
     "tuning",
+    "comparing",
     "prediction",
     "running",
     "viewing",
