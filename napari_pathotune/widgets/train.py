@@ -25,6 +25,7 @@ from napari_pathotune.session import JobState, Session
 from napari_pathotune.widgets.parts import Card, Fold, button, clear, combo, named, text_label, thousands
 from napari_pathotune.widgets.regions import RegionsPanel
 from napari_pathotune.widgets.regions_preflight import PreflightCounter, PreflightTable, Question, tiles_per_class
+from napari_pathotune.widgets.suggest import SuggestPanel
 from napari_pathotune.widgets.train_cost import can_probe, cost_text, remember_costs, remembered_costs
 from napari_pathotune.widgets.train_curves import Curves
 from napari_pathotune.widgets.train_result import ResultPanel
@@ -71,6 +72,7 @@ class TunePanel(QWidget):
         self.table = PreflightTable()
         self.curves = Curves()
         self.result = ResultPanel()
+        self.suggest = SuggestPanel(session, self.board)
         self.counter = PreflightCounter(self._to_count, self)
         self._height = 0
         # Not more often: a scroll bar that comes and goes changes the height of what wraps.
@@ -122,6 +124,8 @@ class TunePanel(QWidget):
         body.addLayout(row)
         for widget in (self.hint, self.curves, self.live):
             body.addWidget(widget)
+        # First what she does next: the tables below are long.
+        self.step_result.body.addWidget(self.suggest)
         self.step_result.body.addWidget(self.result)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(4, 6, 4, 4)
@@ -129,8 +133,9 @@ class TunePanel(QWidget):
         for step in (self.step_slides, self.step_regions, self.step_train, self.step_result):
             layout.addWidget(step)
         layout.addStretch(1)
-        for widget in (self.curves, self.live, self.step_result, self.again, self.probe):
+        for widget in (self.curves, self.live, self.result, self.again, self.probe):
             widget.setVisible(False)
+        self._on_suggest_possible(self.suggest.can_suggest)
 
     def _fill_tasks(self) -> None:
         from pathotune.tasks import load_task, task_names
@@ -156,6 +161,9 @@ class TunePanel(QWidget):
         self.counter.counted.connect(self._on_counted)
         self.table.region_chosen.connect(self._on_region_chosen)
         self.result.place_chosen.connect(self.go_to)
+        self.suggest.place_chosen.connect(self.go_to)
+        self.suggest.tune_again_asked.connect(lambda: self.tune(go_on=True))
+        self.suggest.possible.connect(self._on_suggest_possible)
         self.destroyed.connect(self.counter.close)
         self.destroyed.connect(self.result.close_reading)
         self._on_task_changed()
@@ -270,6 +278,8 @@ class TunePanel(QWidget):
         return Question(slides, self.setup.reading, self.setup.training_config())
 
     def _on_counted(self, preflight: Preflight) -> None:
+        if self.session.viewer is None:
+            return  # counted when the viewer was closed
         self.preflight = preflight
         self.regions.show_tiles(tiles_per_class(preflight))
         colors = {name: color for name, (color, _) in self.drawn().items()}
@@ -507,7 +517,11 @@ class TunePanel(QWidget):
         self.again.setVisible(bool(self.out))
         colors = {name: color for name, (color, _) in self.drawn().items()}
         self.result.show_result(job.result, colors)
+        self.result.setVisible(True)
         self.step_result.setVisible(True)
+
+    def _on_suggest_possible(self, possible: bool) -> None:
+        self.step_result.setVisible(possible or bool(self.out))
 
     # Names that scripts and tests have used since the first version.
 

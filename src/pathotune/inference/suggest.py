@@ -103,9 +103,9 @@ def choose(
 
     Uncertainty alone picks borders and artefacts, and with few labels it is not to be trusted; typical tiles alone
     repeat what is known. So places are taken one by one (a greedy k-centre, as Sener and Savarese, ICLR 2018) by the
-    product of three: how unlike a tile is to everything labelled or taken, how undecided the model is about it and the
-    tiles around it (the margin between its two largest probabilities), and how many others are like it (information
-    density, Settles and Craven, EMNLP 2008).
+    product of three: how unlike a tile is to everything labelled or taken, how undecided the model is about it (the
+    margin between its two largest probabilities), and how many others are like it (information density, Settles and
+    Craven, EMNLP 2008). `benchmarks/suggestions.py` shows what that is worth.
 
     Parameters
     ----------
@@ -120,7 +120,7 @@ def choose(
     looked_at = _part(known, touched, random)
     known, free = known[looked_at], ~touched[looked_at]
     cells = np.stack([tiles.column, tiles.row], axis=1)[looked_at] / tile_cells
-    doubt = _around(tiles, _margins(tiles.probabilities))[looked_at]
+    doubt = _margins(tiles.probabilities[looked_at])
     if tiles.features is None:
         space, typical = cells.astype(np.float64), np.ones(len(cells))
     else:
@@ -202,17 +202,6 @@ def _margins(probabilities: Floats) -> NDArray[np.float64]:
         return np.ones(len(probabilities))
     two = np.sort(probabilities.astype(np.float64), axis=1)[:, -2:]
     return np.asarray(1 - (two[:, 1] - two[:, 0]))
-
-
-def _around(tiles: PredictedTiles, values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The mean over a tile and its predicted neighbours: an undecided area teaches more than one odd tile."""
-    from scipy.ndimage import uniform_filter
-
-    row, column = tiles.row - tiles.row.min(), tiles.column - tiles.column.min()
-    grid = np.zeros((2, int(row.max()) + 1, int(column.max()) + 1))
-    grid[0, row, column], grid[1, row, column] = values, 1.0
-    total, count = (uniform_filter(part, 3, mode="constant") for part in grid)
-    return np.asarray(total[row, column] / np.maximum(count[row, column], 1e-9))
 
 
 def _main_axes(features: NDArray[np.float32], random: np.random.Generator) -> NDArray[np.float64]:
