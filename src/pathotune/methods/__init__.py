@@ -68,6 +68,32 @@ METHODS = Table(
                 "uses_text": False,
             },
         ),
+        Entry(
+            "neighbours",
+            "pathotune.methods.neighbours.method:Neighbours",
+            "Nearest neighbours",
+            {
+                "title": "Nearest neighbours",
+                "summary": "A tile is what the most similar training tiles are; nothing is trained.",
+                "config": "pathotune.methods.neighbours.config:NeighboursConfig",
+                "level": "tile",
+                "needs_prompts": False,
+                "uses_text": False,
+            },
+        ),
+        Entry(
+            "class_means",
+            "pathotune.methods.class_means.method:ClassMeans",
+            "Nearest class mean",
+            {
+                "title": "Nearest class mean",
+                "summary": "A tile is what the mean of a class is nearest to; nothing is trained.",
+                "config": "pathotune.methods.class_means.config:ClassMeansConfig",
+                "level": "tile",
+                "needs_prompts": False,
+                "uses_text": False,
+            },
+        ),
     ),
 )
 

@@ -88,6 +88,9 @@ class Run:
         if start_state is not None:
             self.model.load_trainable_state(start_state)
         self.parameters = trained_parameters(self.model)
+        if not self.parameters:
+            # All there is to learn is in the first look.
+            self.training = replace(self.training, epochs=1, sweep="off")
         looks = int(getattr(config, "views", training.looks)) if training.augment else 1
         self.tiles = TilePass(
             self.model,
@@ -258,6 +261,8 @@ class Run:
         with self.tiles.format():
             logits = self.tiles.forward(inputs).logits
         loss = functional.cross_entropy(logits, labels)
+        if not self.parameters:
+            return float(loss.detach()), ()
         return float(loss.detach()), torch.autograd.grad(
             loss, list(self.parameters.values()), allow_unused=True, materialize_grads=True
         )

@@ -1,0 +1,1 @@
+"""Nearest class mean: a tile is what the mean of a class is nearest to."""

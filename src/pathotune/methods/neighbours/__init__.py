@@ -1,0 +1,1 @@
+"""Nearest neighbours: a tile is what the most similar training tiles are."""
