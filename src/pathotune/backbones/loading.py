@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from pathotune.backbones import locate, weights
 from pathotune.backbones.card import BackboneCard
+from pathotune.backbones.remembered import remember
 from pathotune.errors import BackboneUnavailable, MissingPackage, UsageError, WeightsRefused
 from pathotune.registry import Entry, Table
 from pathotune.resources import resource_root
@@ -42,12 +43,17 @@ def load(card: BackboneCard, given: Path | None, random_seed: int | None, depth:
     if random_seed is not None:
         return _random(card, random_seed, depth)
     if given is None and locate.is_built_in(card):
-        return _built_in(card)
+        backbone = _built_in(card)
+        remember(card, backbone.weights_sha256)
+        return backbone
     path, source = locate.find_weights(card, given)
     backbone = BUILDERS.load(card.loader)(card, None)
     _check_file(card, path)
     backbone.load_tensors(weights.read_tensors(path), path)
-    return _sealed(backbone, source)
+    backbone = _sealed(backbone, source)
+    if given is None:
+        remember(card, backbone.weights_sha256)
+    return backbone
 
 
 def require_loadable(card: BackboneCard) -> None:

@@ -17,13 +17,16 @@ from pathlib import Path
 from typing import Any
 
 from pathotune import events
-from pathotune.errors import UsageError
+from pathotune.errors import PathotuneError, UsageError
 from pathotune.execution.job import Job
 from pathotune.inference import allocator
 from pathotune.settings import settings
 
 KILL_AFTER_S = 0.9
 """How long a cancelled job may take to end by itself before its process is killed."""
+
+SAVED_AFTER_S = 60.0
+"""How long it may take once it says that it is only writing its result."""
 
 _LOG = logging.getLogger(__name__)
 
@@ -47,6 +50,9 @@ class WorkerClient:
         self._busy = False
         self._job_over = True
         self._cancelled_at: float | None = None
+        self._job: Job | None = None
+        self._is_saving = False
+        self._killed = 0  # the newest generation that was killed on purpose: its end is no surprise
         self._timer: threading.Timer | None = None
         self._lock = threading.RLock()
         self.memory_mb: float | None = None
@@ -109,6 +115,7 @@ class WorkerClient:
                 raise UsageError("A job is running already. Cancel it or wait for its end.")
             self._drop_events()
             self._busy, self._job_over, self._cancelled_at = True, False, None
+            self._job, self._is_saving = job, False
             self.start()
             if not self._send({"do": "job", "job": job.to_dict()}):
                 self._kill()
@@ -129,15 +136,25 @@ class WorkerClient:
                     self._end_job()
 
     def cancel(self) -> None:
-        """Ask the job to stop; a process that has not ended it within 0.9 s is killed. Returns at once."""
+        """Ask the job to stop, paused or not; a process that has not ended it within 0.9 s is killed. Returns at once.
+
+        One that says in time that it is writing its result is waited for. What a killed training had kept becomes its
+        tuning.
+        """
         with self._lock:
             if not self._busy or self._cancelled_at is not None:
                 return
             self._cancelled_at = time.monotonic()
             self._send({"do": "cancel"})
-            self._timer = threading.Timer(KILL_AFTER_S, self._kill_cancelled, args=(self._generation,))
-            self._timer.daemon = True
-            self._timer.start()
+            self._kill_after(SAVED_AFTER_S if self._is_saving else KILL_AFTER_S)
+
+    def pause(self) -> None:
+        """Ask the job to stand still; it says `Paused` when it does. Memory stays taken. Returns at once."""
+        self._send({"do": "pause"})
+
+    def resume(self) -> None:
+        """Let a paused job go on, as if it had never stood still. Returns at once."""
+        self._send({"do": "resume"})
 
     def close(self) -> None:
         """End the process; safe to call twice."""
@@ -194,25 +211,64 @@ class WorkerClient:
             self.memory_mb = data.get("memory_mb")
             return
         event = events.from_json(data)
+        if isinstance(event, events.Saving):
+            self._wait_for_result(generation)
         self._job_over = self._job_over or isinstance(event, events.Finished | events.Failed)
         self._inbox.put((generation, event))
 
     def _say_died(self, generation: int, code: int) -> None:
         """A job that lost its process ends with a sentence; poll ignores it where no job is running."""
+        if generation == self._killed:
+            return
+        rescued = self._rescued()
+        kept = f"its best epoch so far is saved as {Path(rescued['out']).name}" if rescued else "run again to go on"
         text = (
             f"The worker process ended unexpectedly (code {code}), perhaps for lack of memory. "
-            f"What was done is kept: run again to go on. Details: {self.log_path}"
+            f"What was done is kept: {kept}. Details: {self.log_path}"
         )
         self._inbox.put((generation, events.Failed("WorkerDied", text)))
 
+    def _kill_after(self, seconds: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = threading.Timer(seconds, self._kill_cancelled, args=(self._generation,))
+        self._timer.daemon = True
+        self._timer.start()
+
+    def _wait_for_result(self, generation: int) -> None:
+        with self._lock:
+            if self._generation != generation or not self._busy:
+                return
+            self._is_saving = True
+            if self._cancelled_at is not None:
+                self._kill_after(SAVED_AFTER_S)
+
     def _kill_cancelled(self, generation: int) -> None:
-        """Thread of the timer: kill the process unless the job has ended by itself."""
+        """Thread of the timer: kill the process unless the job has ended by itself, and save what it had kept."""
         with self._lock:
             if self._generation != generation or not self._busy or self._job_over:
                 return
-            text = "The work was cancelled; what was done is kept."
-            self._inbox.put((generation, events.Failed("Cancelled", text, 130)))
+            process, self._killed = self._process, generation
             self._kill()
+        if process is not None:
+            process.wait()  # nobody else writes into its files any more
+        rescued = self._rescued()
+        text = "The work was cancelled; what was done is kept."
+        last = events.Finished(rescued) if rescued else events.Failed("Cancelled", text, 130)
+        self._inbox.put((generation, last))
+
+    def _rescued(self) -> dict[str, Any] | None:
+        """The result of a training whose process is gone, from its best epoch; None where there is none."""
+        job = self._job
+        if not self._busy or self._job_over or job is None or job.command != "tune" or not job.arguments.get("out"):
+            return None
+        from pathotune.training.session import take_best
+
+        try:
+            return take_best(job.arguments["out"])
+        except PathotuneError as error:
+            _LOG.warning("the best epoch of a broken-off training could not be saved: %s", error)
+            return None
 
     def _kill(self) -> None:
         process, self._process = self._process, None

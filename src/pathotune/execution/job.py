@@ -128,11 +128,19 @@ def _needed(arguments: dict[str, Any], name: str, command: str) -> Any:
 
 
 def warm_backbone(name: str, weights: str | None, sha256: str | None, cache: BackboneCache) -> Backbone:
-    """The backbone of this name, loaded once per cache; keyed by name, weights file and expected digest."""
+    """The backbone of this name, loaded once per cache for whatever is tuned or predicted with it.
+
+    Parameters
+    ----------
+    weights : a file of the person's own; None looks where weights lie.
+    sha256 : of the content that is needed. Where the kept one has another, what lies on the disk may have been changed
+        since: it is loaded again.
+    """
     from pathotune.backbones import load_backbone
 
-    key = f"{name}|{weights or ''}|{sha256 or ''}"
-    if key not in cache:
+    key = f"{name}|{weights or ''}"
+    kept = getattr(cache.get(key), "weights_sha256", None)
+    if key not in cache or (sha256 and kept and kept != sha256):
         cache.clear()  # one at a time: a large one fills the memory alone
         cache[key] = load_backbone(name, weights=Path(weights) if weights else None)
     backbone: Backbone = cache[key]
@@ -209,7 +217,7 @@ def _tune(arguments: dict[str, Any], cache: BackboneCache, cancel: Callable[[], 
     method = arguments.get("method") or "pathotune"
     continue_from = arguments.get("continue_from") or None
     backbone = _tune_backbone(arguments, continue_from, cache)
-    stream = tune(
+    yield from tune(
         _sources(arguments, "tune"),
         method,
         load_config(method, arguments.get("config") or {}),
@@ -219,8 +227,8 @@ def _tune(arguments: dict[str, Any], cache: BackboneCache, cancel: Callable[[], 
         _needed(arguments, "out", "tune"),
         map_classes=arguments.get("map_classes") or {},
         continue_from=continue_from,
+        cancel=cancel,
     )
-    yield from _until_cancelled(stream, cancel)
 
 
 def _tune_backbone(arguments: dict[str, Any], continue_from: str | None, cache: BackboneCache) -> Backbone:

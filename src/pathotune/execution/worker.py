@@ -32,7 +32,8 @@ class Worker:
 
     Parameters
     ----------
-    incoming : JSON lines {"do": "job" | "cancel" | "ping" | "quit"}; its end is the end of the process.
+    incoming : JSON lines {"do": "job" | "cancel" | "pause" | "resume" | "ping" | "quit"}; its end is the end of the
+        process.
     outgoing : where events go, one JSON line each.
     leave : what ends the process at once.
     """
@@ -41,6 +42,9 @@ class Worker:
         self._incoming, self._outgoing, self._leave = incoming, outgoing, leave
         self._jobs: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         self._cancelled = threading.Event()
+        self._going = threading.Event()
+        self._going.set()
+        self._is_held, self._hold_lock = False, threading.Lock()
         self._write_lock = threading.Lock()
         self._backbones: dict[str, Any] = {}
 
@@ -58,9 +62,11 @@ class Worker:
         """One job from its first event to its last; whatever it raises becomes a `Failed`."""
         try:
             ended = False
-            for event in run_job(Job.from_dict(message), cancel=self._cancelled.is_set, backbones=self._backbones):
+            for event in run_job(Job.from_dict(message), cancel=self._asked_to_stop, backbones=self._backbones):
                 self.say(events.to_json(event))
                 ended = ended or isinstance(event, events.Finished | events.Failed)
+                if not ended:
+                    self._asked_to_stop()
             if not ended:
                 self.say(events.to_json(events.Finished()))
         except PathotuneError as error:
@@ -69,6 +75,24 @@ class Worker:
             traceback.print_exc()
             text = f"The work stopped on an error of the program ({type(error).__name__}: {error})."
             self.say(events.to_json(events.Failed("PathotuneError", text)))
+
+    def _asked_to_stop(self) -> bool:
+        """What long work asks often, from any of its threads: while it is paused the answer is not given."""
+        if not self._going.is_set():
+            with self._hold_lock:
+                if not self._is_held and not self._going.is_set():
+                    self._is_held = True
+                    self.say(events.to_json(events.Paused(True)))
+            self._going.wait()
+        return self._cancelled.is_set()
+
+    def _go_on(self) -> None:
+        """Let go what is held, and say so."""
+        with self._hold_lock:
+            self._going.set()
+            was_held, self._is_held = self._is_held, False
+            if was_held and not self._cancelled.is_set():
+                self.say(events.to_json(events.Paused(False)))
 
     def say(self, document: dict[str, Any]) -> None:
         """One line to the parent; a closed pipe ends the process."""
@@ -94,9 +118,15 @@ class Worker:
                 action = message.get("do")
                 if action == "job":
                     self._cancelled.clear()
+                    self._go_on()
                     self._jobs.put(message.get("job"))
                 elif action == "cancel":
                     self._cancelled.set()
+                    self._go_on()
+                elif action == "pause":
+                    self._going.clear()
+                elif action == "resume":
+                    self._go_on()
                 elif action == "ping":
                     self._say_alive()
                 elif action == "quit":

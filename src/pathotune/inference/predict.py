@@ -22,6 +22,7 @@ from pathotune.inference.provenance import begin_store, now
 from pathotune.inference.stream import StoreStream
 from pathotune.inference.tilemodel import Lanes, TileModel, default_batch_size
 from pathotune.inference.work import OnMismatch, Place, drop_replaced, find_place
+from pathotune.methods.fitting import check_slide
 from pathotune.tiles.grid import tile_grid
 from pathotune.tiles.reader import TileReader
 from pathotune.tiles.tissue import tissue_mask
@@ -91,6 +92,7 @@ def predict_slide(
     started = time.monotonic()
     with contextlib.ExitStack() as stack:
         slide, tuning = opened(slide, tuning, stack)
+        check_slide(tuning, slide)
         keep_memory()
         part = {"stride_px": stride_px, "box_px0": box_px0, "polygon": polygon}
         tiles = yield from _tiles(slide, tuning, part)

@@ -144,6 +144,8 @@ def _how(tuning: Tuning) -> str:
         f"- Temperature of the calibration: {tuning.calibration.get('temperature', 1.0):.3f}",
         f"- Versions: {versions or 'not stated'}",
     ]
+    if tuning.training.get("ended") == "cancelled":
+        lines.append("- Its training was cancelled; this is the best epoch up to then")
     if tuning.config.get("speed") == "interactive":
         lines.append("- Interactive mode: prompts in the last third of the backbone's blocks only")
     if tuning.training.get("went_on_from"):

@@ -24,6 +24,7 @@ METADATA_KEY = "pathotune"
 SUFFIX = ".pathotune.safetensors"
 TRAINED, TEXT_VECTORS, STATISTICS = "trained.", "text.vectors", "statistics."
 # What the file must say; the rest has defaults, so that later formats may add to it.
+MOST_HEADER_BYTES = 100_000_000  # as safetensors has it
 REQUIRED = ("method", "config", "classes", "backbone", "reading")
 
 
@@ -212,6 +213,35 @@ class Tuning:
 
 def _stored(value: np.ndarray) -> type[np.floating[Any]]:
     return np.float16 if value.dtype == np.float16 else np.float32
+
+
+def described(path: str | Path) -> dict[str, Any]:
+    """What stands in a tuning file's metadata, without its tensors: cheap for a file of any size.
+
+    Raises
+    ------
+    FileMissing
+        There is no such file.
+    TuningUnreadable
+        It is damaged, no tuning, or of a newer format than this version knows.
+    """
+    source = Path(path)
+    if not source.is_file():
+        raise FileMissing(source, "tuning")
+    try:
+        with source.open("rb") as file:
+            start = file.read(8)
+            length = int.from_bytes(start, "little")
+            if length > min(MOST_HEADER_BYTES, source.stat().st_size):
+                raise ValueError("its header is longer than the file")
+            data = _current(_metadata(start + file.read(length), source.name), source.name)
+    except TuningUnreadable:
+        raise
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        raise TuningUnreadable(
+            f"{source.name} is not a tuning of pathotune or is damaged ({error}). Copy it again from where it was made."
+        ) from None
+    return data
 
 
 def tuning_name(path: str | Path) -> str:

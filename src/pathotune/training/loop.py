@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pathotune.device import pick_device
-from pathotune.events import EpochEnd, Event, Finished, Note
+from pathotune.errors import Cancelled
+from pathotune.events import EpochEnd, Event, Finished, Note, Saving
 from pathotune.methods import load_config
 from pathotune.methods.base import MethodConfig
 from pathotune.methods.checkpoint import check_writable
@@ -21,6 +22,7 @@ from pathotune.training.resume import Start, start_from
 from pathotune.training.run import Run
 from pathotune.training.schedule import TrainingConfig
 from pathotune.training.session import Session, session_path
+from pathotune.training.stopping import Stopping, never
 
 if TYPE_CHECKING:
     from pathotune.backbones.surface import Backbone
@@ -42,11 +44,11 @@ def tune(
     class_names: Sequence[str] | None = None,
     map_classes: Mapping[str, str] | None = None,
     continue_from: str | Path | None = None,
+    cancel: Callable[[], bool] = never,
 ) -> Iterator[Event]:
     """Tune a method on regions of slides, or on a table of tiles, and save it.
 
-    Closing the generator, or an interrupt, saves the best epoch so far before it ends. Whoever takes the events pauses
-    the work by not taking the next one.
+    Closing the generator, or an interrupt, saves the best epoch so far before it ends.
 
     Parameters
     ----------
@@ -61,10 +63,13 @@ def tune(
     map_classes : other names for classes in the regions; an empty name leaves a class out.
     continue_from : a saved tuning to go on from, with its method and options; what it learned from is never used to
         judge it. Classes may have been added.
+    cancel : asked between the layers of the backbone; true ends the training, and the best epoch so far is saved as the
+        tuning, with the status "cancelled". As long as it does not answer the training is paused, which changes nothing
+        in what comes of it.
 
     Yields
     ------
-    Note, Step, one EpochEnd per epoch, and Finished with the contract's JSON at the end.
+    Note, Step, one EpochEnd per epoch, Saving, and Finished with the contract's JSON at the end.
 
     Raises
     ------
@@ -76,6 +81,8 @@ def tune(
         The training went astray; the sentence says what to lower.
     TooLittleMemory, OutputRefused
         The machine's memory or disk does not do.
+    Cancelled
+        It was cancelled before the first epoch was done, so that there is nothing to save.
     """
     started = time.monotonic()
     check_writable(out)
@@ -92,8 +99,9 @@ def tune(
     loaded = loaded.to(device)
     reading = training.reading_of(loaded.card)
     sessions = _sessions(out, start)
-    examples = yield from gather(
-        sources, reading, training, task, class_names, map_classes, sessions, start.sides if start else None
+    stopping = Stopping(cancel, loaded if device == "cpu" else None)
+    examples = yield from stopping.passing(
+        gather(sources, reading, training, task, class_names, map_classes, sessions, start.sides if start else None)
     )
     with contextlib.closing(examples):
         sentences = config.sentences_for(examples.task, examples.class_names, reading.mpp)
@@ -104,26 +112,40 @@ def tune(
         if note:
             yield Note(note)
         spill = session_path(out) / "kept"
-        run = Run(method, config, loaded, examples, training, text, device, state, spill)
+        run = Run(method, config, loaded, examples, training, text, device, state, spill, stopping)
         run.went_on_from = start.tuning.fingerprint if start is not None and state is not None else ""
-        with contextlib.closing(run.tiles):
+        with contextlib.closing(run.tiles), stopping:
             yield from _trained(run, out, started)
 
 
 def _trained(run: Run, out: str | Path, started: float) -> Iterator[Event]:
     """Train, keep every new best epoch, and save the best of all, however it ends."""
+
+    def seconds() -> float:
+        return time.monotonic() - started - run.stopping.waited
+
     try:
         yield from run.prepare()
         for event in run.epochs():
             if isinstance(event, EpochEnd) and event.best_epoch == event.epoch:
-                keep_best(run.outcome(quick=True), out, time.monotonic() - started)
+                keep_best(run.outcome(quick=True), out, seconds())
             yield event
+            run.stopping.look()
+        outcome, status = run.outcome(), "done"
     except (GeneratorExit, KeyboardInterrupt):
         if run.best is not None:
             # Whoever cancels does not wait: no tile passes the model any more.
-            keep(run.outcome(quick=True), out, time.monotonic() - started)
+            keep(run.outcome(quick=True), out, seconds(), "cancelled")
         raise
-    yield Finished(keep(run.outcome(), out, time.monotonic() - started))
+    except Cancelled:
+        if run.best is None:
+            raise
+        outcome, status = run.outcome(quick=True), "cancelled"
+    try:
+        yield Saving()
+    finally:
+        result = keep(outcome, out, seconds(), status)
+    yield Finished(result)
 
 
 def _sessions(out: str | Path, start: Start | None) -> list[Session]:

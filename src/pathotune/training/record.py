@@ -68,13 +68,20 @@ class Outcome:
     went_on_from: str = ""
 
 
-def keep(outcome: Outcome, out: str | Path, seconds: float) -> dict[str, Any]:
-    """Save the tuning, its card and its session folder, and return the contract's JSON document."""
+def keep(outcome: Outcome, out: str | Path, seconds: float, status: str = "done") -> dict[str, Any]:
+    """Save the tuning, its card and its session folder, and return the contract's JSON document.
+
+    Parameters
+    ----------
+    status : "done", or "cancelled" where a person stopped it before its end.
+    """
     examples = outcome.examples
     tuning, report, probabilities = _judged(outcome, seconds, DRAWS)
+    tuning.training["ended"] = status
     path = tuning.save(out)
     result = _result(outcome, report, tuning.calibration["temperature"], seconds, path)
     result["most_wrong"] = most_wrong(examples, outcome.judged_tiles, probabilities)
+    result["status"] = status
     session = Session(session_path(path))
     written = session.write(examples, result, outcome.training.session_mb * 2**20)
     result["session"] = str(session.folder) if written else None
@@ -83,9 +90,13 @@ def keep(outcome: Outcome, out: str | Path, seconds: float) -> dict[str, Any]:
 
 def keep_best(outcome: Outcome, out: str | Path, seconds: float) -> None:
     """Save the best epoch so far where a killed program cannot take it away; a disk that will not costs only that."""
-    tuning, _, _ = _judged(outcome, seconds, draws=0)
+    tuning, report, probabilities = _judged(outcome, seconds, draws=0)
+    tuning.training["ended"] = "cancelled"  # what it is if nothing comes after it
     with contextlib.suppress(OutputRefused):
-        tuning.save(best_path(out))
+        path = tuning.save(best_path(out))
+        result = _result(outcome, report, tuning.calibration["temperature"], seconds, path)
+        result["most_wrong"] = most_wrong(outcome.examples, outcome.judged_tiles, probabilities)
+        Session(session_path(out)).write_best(outcome.examples, result)
 
 
 def _judged(outcome: Outcome, seconds: float, draws: int) -> tuple[Tuning, dict[str, Any], np.ndarray]:

@@ -24,6 +24,7 @@ from pathotune.training.draws import BalancedDraws, balanced_part, batches
 from pathotune.training.examples import Examples
 from pathotune.training.record import Outcome
 from pathotune.training.schedule import TrainingConfig, learning_rate
+from pathotune.training.stopping import Stopping
 from pathotune.training.tilepass import Inputs, TilePass, joined
 from pathotune.training.validation import Scores, score
 
@@ -55,6 +56,7 @@ class Run:
     examples, training, text : with what, how, and with which sentences.
     start_state : tensors of a saved tuning to go on from, in place of a fresh start.
     spill : folder for kept values that do not fit into memory.
+    stopping : asked whether to wait or to end.
 
     Attributes
     ----------
@@ -75,7 +77,9 @@ class Run:
         device: str,
         start_state: State | None = None,
         spill: Path | None = None,
+        stopping: Stopping | None = None,
     ) -> None:
+        self.stopping = stopping or Stopping()
         self.method, self.config, self.backbone = method, config, backbone
         self.training = training.settled(config.is_interactive, start_state is not None)
         self.examples, self.text, self.device = examples, text, device
@@ -125,13 +129,14 @@ class Run:
         with torch.no_grad():
             probe = self.tiles.pixels(self.examples.images[self.examples.train[:8]])
         forward = self.backbone
-        precision = choose_precision(
-            lambda pixels: forward(pixels).pooled,
-            probe,
-            self.device,
-            self.training.precision,
-            self.backbone.card.tolerance,
-        )
+        with self.stopping.undisturbed():
+            precision = choose_precision(
+                lambda pixels: forward(pixels).pooled,
+                probe,
+                self.device,
+                self.training.precision,
+                self.backbone.card.tolerance,
+            )
         if self.training.precision == "auto":
             yield Note(f"Computing in {precision.name}: {precision.reason}")
         self.tiles.choose(precision)
@@ -180,7 +185,7 @@ class Run:
     def epochs(self) -> Iterator[Event]:
         """Train until the validation score has not risen for `patience` epochs, or the last epoch is done.
 
-        Whoever takes the events may wait between two of them: that is a pause, and does not count as time.
+        Pauses, between two events or in the middle of a step, do not count as time.
         """
         training = self.training
         count = training.draws_per_epoch(len(self.examples.train))
@@ -194,16 +199,16 @@ class Run:
             spent, losses, done = 0.0, [], 0
             for number, batch in enumerate(self._draw_epoch()):
                 rate = learning_rate((epoch - 1) * per_epoch + number, steps, warmup, training.lr)
-                began = time.monotonic()
+                began = self._worked()
                 losses.append(self.step(batch, rate))
-                spent += time.monotonic() - began
+                spent += self._worked() - began
                 done += len(batch)
                 speed = done / max(spent, 1e-6)
                 left = (count * (training.epochs - epoch) + count - done) / speed
                 yield Step(f"epoch {epoch}", done, count, rate=speed, seconds_left=left)
-            began = time.monotonic()
+            began = self._worked()
             scores = self._take_best(epoch)
-            left = (training.epochs - epoch) * (spent + time.monotonic() - began)
+            left = (training.epochs - epoch) * (spent + self._worked() - began)
             metrics = scores.metrics()
             loss = float(np.mean(losses))
             self.history.append({"epoch": epoch, "train_loss": loss, "learning_rate": rate, **metrics})
@@ -211,6 +216,10 @@ class Run:
             if epoch - self.best_epoch >= training.patience:
                 yield Note(f"No better score on the validation tiles since epoch {self.best_epoch}; stopped there.")
                 break
+
+    def _worked(self) -> float:
+        """A clock that stands still in a pause."""
+        return time.monotonic() - self.stopping.waited
 
     def _epoch_batches(self) -> list[np.ndarray]:
         count = self.training.draws_per_epoch(len(self.examples.train))

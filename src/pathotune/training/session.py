@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pathotune.methods.checkpoint import card_path, tuning_name, tuning_path
+from pathotune.errors import OutputRefused
+from pathotune.methods.checkpoint import Tuning, card_path, tuning_name, tuning_path
+from pathotune.processes import still_runs, this_process
 from pathotune.settings import read_json, write_json
 
 if TYPE_CHECKING:
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 SUFFIX = ".session"
 TILES, INDEX, SPLIT, REPORT = "tiles.bin", "tiles.json", "split.json", "report.json"
-BEST = "best.pathotune.safetensors"
+BEST, BEST_REPORT = "best.pathotune.safetensors", "best.json"
 
 
 def session_path(out: str | Path) -> Path:
@@ -34,6 +36,58 @@ def session_path(out: str | Path) -> Path:
 def best_path(out: str | Path) -> Path:
     """Where the best epoch so far of a training for that file is kept, a whole tuning, until the training has ended."""
     return session_path(out) / BEST
+
+
+def left_over(folder: Path) -> list[Path]:
+    """The tuning files that trainings broken off in this folder would have become, as far as they got to an epoch.
+
+    A training that still runs, in this program or another one, is none of them.
+    """
+    found = []
+    for path in folder.glob(f"*{SUFFIX}/{BEST}"):
+        report = path.with_name(BEST_REPORT)
+        with contextlib.suppress(OSError):
+            if not still_runs(read_json(report).get("process", {}), path.stat().st_mtime):
+                found.append(tuning_path(path.parent.with_suffix("")))
+    return sorted(found)
+
+
+def take_best(out: str | Path) -> dict[str, Any] | None:
+    """Make the best epoch that a broken-off training left behind the tuning it was to become.
+
+    Parameters
+    ----------
+    out : where that training would have saved its tuning. Nothing may train for it any more.
+
+    Returns
+    -------
+    The document the training would have ended with had it been cancelled then, its status "cancelled"; None where no
+    epoch was finished.
+
+    Raises
+    ------
+    OutputRefused, TuningUnreadable : the folder cannot be written to, or the file in it is damaged.
+    """
+    session = Session(session_path(out))
+    if not (session.folder / BEST).is_file():
+        return None
+    kept = read_json(session.folder / BEST_REPORT)
+    tuning = Tuning.load(session.folder / BEST)
+    path = tuning.save(tuning_path(out))
+    result = {
+        "classes": list(tuning.class_names),
+        "val": tuning.training.get("metrics") or {},
+        **kept.get("report", {}),
+    }
+    result |= {"out": str(path), "session": str(session.folder), "status": "cancelled"}
+    try:
+        if isinstance(kept.get("split"), dict):
+            write_json(session.folder / SPLIT, kept["split"])
+        write_json(session.folder / REPORT, {"format": FORMAT, **result})
+        session.drop_best()
+    except OSError as error:
+        raise OutputRefused(f"{session.folder} cannot be written to ({error.strerror or error}).") from None
+    return result
 
 
 @dataclass(frozen=True)
@@ -101,14 +155,26 @@ class Session:
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._write_tiles(examples, limit_bytes)
             write_json(self.folder / SPLIT, {"format": FORMAT, **_split(examples)})
             write_json(self.folder / REPORT, {"format": FORMAT, **report})
-            for best in (self.folder / BEST, card_path(self.folder / BEST)):
-                best.unlink(missing_ok=True)
+            # Last what only saves time: who stops here loses nothing else.
+            self._write_tiles(examples, limit_bytes)
+            self.drop_best()
         except OSError:
             return False
         return True
+
+    def write_best(self, examples: Examples, report: dict[str, Any]) -> None:
+        """Keep, beside the best epoch so far, all that makes it a tuning if the program ends now."""
+        split = {"format": FORMAT, **_split(examples)}
+        with contextlib.suppress(OSError):
+            about = {"format": FORMAT, "process": this_process(), "report": report, "split": split}
+            write_json(self.folder / BEST_REPORT, about)
+
+    def drop_best(self) -> None:
+        """The training has ended: its best epoch is the tuning now."""
+        for path in (self.folder / BEST, card_path(self.folder / BEST), self.folder / BEST_REPORT):
+            path.unlink(missing_ok=True)
 
     def _write_tiles(self, examples: Examples, limit_bytes: int) -> None:
         if not examples.slides_px0 or examples.images.nbytes > limit_bytes:

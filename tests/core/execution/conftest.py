@@ -40,12 +40,18 @@ if "pathotune.execution.worker" in sys.orig_argv:
                 yield events.Step("count", done, 1000)
         if kind == "stubborn":
             time.sleep(60)
+        if kind == "saving":
+            yield events.Saving()
+            time.sleep(2)
+        for done in range(1, 101 if kind == "steady" else 0):
+            cancel()
+            yield events.Step("steady", done, 100)
         while kind == "patient" and not cancel():
             time.sleep(0.02)
         yield events.Finished({"status": "cancelled" if cancel() else "done", "pid": os.getpid(),
                                "jobs": backbones["jobs"]})
 
-    job.RUNNERS["test"] = runner
+    job.RUNNERS["test"] = job.RUNNERS["tune"] = runner
 """
 
 

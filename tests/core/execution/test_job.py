@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -62,6 +63,44 @@ def test_a_tuning_is_gone_on_from_with_its_own_backbone(tuned: list[dict[str, An
     list(run_job(Job("tune", {**arguments, "continue_from": "before.safetensors"})))
     assert [call["backbone"] for call in tuned] == ["pathotune-tiny", "other"]
     assert [call["continue_from"] for call in tuned] == [None, "before.safetensors"]
+
+
+def test_predictions_with_tunings_of_one_backbone_and_a_tuning_on_it_load_its_weights_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loaded: list[str] = []
+    predicted: list[Any] = []
+    on_disk = ["sha-1"]
+
+    def load_backbone(name: str, **options: Any) -> Any:
+        loaded.append(name)
+        return SimpleNamespace(name=name, weights_sha256=on_disk[0])
+
+    def predict_slide(slide: Any, tuning: Any, out: Path, *, backbone: Any, **options: Any) -> Iterator[Event]:
+        predicted.append((tuning.backbone["sha256"], backbone.weights_sha256))
+        yield Finished()
+
+    class NoSlide(contextlib.nullcontext[None]):
+        pass
+
+    monkeypatch.setattr("pathotune.backbones.load_backbone", load_backbone)
+    monkeypatch.setattr("pathotune.inference.predict.predict_slide", predict_slide)
+    monkeypatch.setattr("pathotune.slides.open_slide", lambda path, **options: NoSlide())
+    reading = SimpleNamespace(icc=False)
+    monkeypatch.setattr(
+        "pathotune.methods.checkpoint.Tuning.load",
+        lambda path: SimpleNamespace(backbone={"name": "b", "sha256": path.stem}, reading=reading),
+    )
+    monkeypatch.setattr("pathotune.training.loop.tune", lambda *arguments, **options: iter([Finished()]))
+    cache: dict[str, Any] = {}
+    sources = [{"slide": "a.svs", "regions": "a.geojson"}]
+    list(run_job(Job("tune", {"sources": sources, "backbone": "b", "out": "t"}), backbones=cache))
+    for tuning in ("sha-1.x", "sha-1.y"):
+        list(run_job(Job("predict", {"slide": "a.svs", "tuning": tuning, "out": "o"}), backbones=cache))
+    assert loaded == ["b"] and predicted == [("sha-1", "sha-1")] * 2
+    on_disk[0] = "sha-2"  # another release was installed while the worker was alive
+    list(run_job(Job("predict", {"slide": "a.svs", "tuning": "sha-2.x", "out": "o"}), backbones=cache))
+    assert loaded == ["b", "b"] and predicted[-1] == ("sha-2", "sha-2") and len(cache) == 1
 
 
 def test_a_probe_ends_with_what_a_tile_costs(tuned: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:

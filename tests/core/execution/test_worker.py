@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from pathotune.errors import UsageError
-from pathotune.events import Failed, Finished, Note, Step
+from pathotune.events import Failed, Finished, Note, Paused, Saving, Step
 from pathotune.execution.client import KILL_AFTER_S, WorkerClient
 from pathotune.execution.job import Job
 
@@ -86,6 +86,80 @@ def test_cancel_of_a_stubborn_job_kills_within_a_second(client: WorkerClient, un
     client.submit(job_of("quick"))
     again = until(client)
     assert isinstance(again[-1], Finished) and again[-1].result["pid"] != process.pid
+
+
+def test_a_paused_job_stands_still_and_goes_on_where_it_was(client: WorkerClient, until: Until) -> None:
+    client.submit(job_of("steady"))
+    until(client, lambda event: isinstance(event, Step))
+    client.pause()
+    before = until(client, lambda event: event == Paused(True))
+    time.sleep(0.2)
+    assert not client.poll() and client.busy
+    client.resume()
+    after = until(client)
+    done = [event.done for event in [*before, *after] if isinstance(event, Step)]
+    assert after[0] == Paused(False) and done == list(range(done[0], 101))
+    assert after[-1].result["status"] == "done"
+
+
+def test_a_paused_job_can_be_cancelled_and_the_next_is_not_paused(
+    client: WorkerClient, until: Until, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pathotune.execution.client.KILL_AFTER_S", 60.0)
+    client.submit(job_of("patient"))
+    until(client, lambda event: isinstance(event, Note))
+    client.pause()
+    until(client, lambda event: event == Paused(True))
+    client.cancel()
+    assert until(client)[-1].result["status"] == "cancelled"
+    client.submit(job_of("steady"))
+    client.pause()
+    until(client, lambda event: event == Paused(True))
+    client.resume()
+    assert until(client)[-1].result["status"] == "done"
+
+
+def test_a_job_that_says_it_is_saving_is_waited_for(
+    client: WorkerClient, until: Until, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pathotune.execution.client.KILL_AFTER_S", 0.1)
+    client.submit(job_of("saving"))
+    until(client, lambda event: isinstance(event, Saving))
+    client.cancel()
+    assert isinstance(until(client)[-1], Finished)
+
+
+@pytest.mark.parametrize("left", [True, False])
+def test_what_a_killed_training_had_kept_becomes_its_result(
+    client: WorkerClient, until: Until, monkeypatch: pytest.MonkeyPatch, left: bool
+) -> None:
+    asked = []
+
+    def take_best(out: str) -> dict[str, Any] | None:
+        asked.append(out)
+        return {"out": out, "status": "cancelled"} if left else None
+
+    monkeypatch.setattr("pathotune.training.session.take_best", take_best)
+    client.submit(Job("tune", {"kind": "stubborn", "out": "mine.pathotune.safetensors"}))
+    until(client, lambda event: isinstance(event, Note))
+    client.cancel()
+    last = until(client)[-1]
+    assert asked == ["mine.pathotune.safetensors"]
+    if left:
+        assert isinstance(last, Finished) and last.result["status"] == "cancelled"
+    else:
+        assert isinstance(last, Failed) and last.kind == "Cancelled"
+    client.submit(job_of("quick"))
+    assert isinstance(until(client)[-1], Finished), "the killed worker's death is no news to the next job"
+
+
+def test_a_training_that_dies_says_what_is_left_of_it(
+    client: WorkerClient, until: Until, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pathotune.training.session.take_best", lambda out: {"out": f"/results/{out}"})
+    client.submit(Job("tune", {"kind": "crash", "out": "mine.pathotune.safetensors"}))
+    last = until(client)[-1]
+    assert isinstance(last, Failed) and last.kind == "WorkerDied" and "saved as mine.pathotune" in last.text
 
 
 def test_a_crash_is_said_and_mended(client: WorkerClient, until: Until) -> None:

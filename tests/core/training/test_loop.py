@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pathotune.errors import NotFinite, NoTiles, OutputRefused, TooLittleMemory
-from pathotune.events import EpochEnd, Finished, Note, Step
+from pathotune.events import EpochEnd, Finished, Note, Saving, Step
 from pathotune.methods import build_model, load_config
 from pathotune.methods.checkpoint import Tuning, card_path
 from pathotune.prompts.text import SentenceVectors
@@ -36,7 +36,7 @@ def test_from_a_slide_to_a_tuning_that_tells_its_tissues_apart(tiny_backbone, so
     before = {key: value.clone() for key, value in backbone.state_dict().items()}
     settings = SMALL if method == "pathotune" else {}
     events, result = finished(tune([source], method, settings, backbone, QUICK, out=tmp_path / "out" / "t"))
-    assert {type(event) for event in events} <= {Note, Step, EpochEnd, Finished}
+    assert {type(event) for event in events} <= {Note, Step, EpochEnd, Saving, Finished}
     assert [event.epoch for event in events if isinstance(event, EpochEnd)] == [1, 2, 3]
     assert result["classes"] == ["stroma", "tumour"]
     assert result["tiles_per_class"] == {"stroma": 12, "tumour": 12}

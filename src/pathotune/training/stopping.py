@@ -1,0 +1,107 @@
+"""Whether a person wants a training to wait or to end, asked often enough that she need not wait for it."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pathotune.errors import Cancelled
+
+if TYPE_CHECKING:
+    from pathotune.backbones.surface import Backbone
+    from pathotune.events import Event
+
+Found = TypeVar("Found")
+
+
+def never() -> bool:
+    """Nobody wants it to end."""
+    return False
+
+
+class Stopping:
+    """Asks between the layers of a backbone, so that a step of minutes stops within one layer.
+
+    Use it as a context manager around the work.
+
+    Parameters
+    ----------
+    cancel : asked often and from several threads; true ends the work. As long as it does not answer, the work stands
+        still, which changes nothing in its result.
+    backbone : is asked between the layers of; None asks only where `look` is called.
+
+    Attributes
+    ----------
+    waited : seconds that `cancel` took to answer, all in all.
+    """
+
+    def __init__(self, cancel: Callable[[], bool] = never, backbone: Backbone | None = None) -> None:
+        self._cancel, self._backbone = cancel, backbone
+        self._lock = threading.Lock()
+        self._inside, self._since = 0, 0.0
+        self._hooks: list[Any] = []
+        self._is_timing = False
+        self.waited = 0.0
+
+    def __enter__(self) -> Stopping:
+        if self._backbone is not None and self._cancel is not never:
+            import torch
+
+            linear = [part for part in self._backbone.modules() if isinstance(part, torch.nn.Linear)]
+            self._hooks = [part.register_forward_pre_hook(self.look) for part in linear]
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
+
+    @contextlib.contextmanager
+    def undisturbed(self) -> Iterator[None]:
+        """For work whose time is taken: a pause in it would count as slowness."""
+        self._is_timing = True
+        try:
+            yield
+        finally:
+            self._is_timing = False
+
+    def look(self, *_: object) -> None:
+        """Wait as long as the work is paused.
+
+        Raises
+        ------
+        Cancelled : it shall end.
+        """
+        if self._is_timing:
+            return
+        with self._lock:
+            if not self._inside:
+                self._since = time.monotonic()
+            self._inside += 1
+        try:
+            wanted = self._cancel()
+        finally:
+            with self._lock:
+                self._inside -= 1
+                if not self._inside:
+                    self.waited += time.monotonic() - self._since
+        if wanted:
+            raise Cancelled("The tuning")
+
+    def passing(self, stream: Generator[Event, None, Found]) -> Generator[Event, None, Found]:
+        """Pass on the events of a generator and look after each; gives what it gives."""
+        with contextlib.closing(stream):
+            while True:
+                try:
+                    event = next(stream)
+                except StopIteration as end:
+                    found: Found = end.value
+                    return found
+                yield event
+                self.look()
