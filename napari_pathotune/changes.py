@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -209,11 +208,9 @@ def changes_layer(result: Result, picture: Array, fineness: int) -> LayerData:
     return picture, {**made_for(result, CHANGES, TITLE, fineness), "rgb": True, "opacity": 0.9}, "image"
 
 
-_COMPARING: weakref.WeakKeyDictionary[Session, Comparing] = weakref.WeakKeyDictionary()
-
-
 def comparing_of(session: Session) -> Comparing:
     """The one `Comparing` of a session."""
-    if session not in _COMPARING:
-        _COMPARING[session] = Comparing(session)
-    return _COMPARING[session]
+    if "comparing" not in session.companions:
+        session.companions["comparing"] = Comparing(session)
+    found: Comparing = session.companions["comparing"]
+    return found

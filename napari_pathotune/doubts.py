@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-import weakref
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -19,7 +18,6 @@ from napari_pathotune.session import Place, Result, Session, same_path
 
 log = logging.getLogger("pathotune")
 
-_DOUBTS: weakref.WeakKeyDictionary[Session, Doubts] = weakref.WeakKeyDictionary()
 UNCERTAINTY, UNLIKE = "uncertainty", "unlike"
 UNLIKE_TITLE = "unlike the training tiles"
 READ_EVERY_S = 2.0  # while a prediction fills the store
@@ -202,8 +200,9 @@ class Doubts:
         shown = self.session.result
         for result in self.session.results:
             layer = result.others.get(UNLIKE)
-            if layer is not None:
-                layer.visible = self.marks_unlike and result is shown
+            wanted = self.marks_unlike and result is shown
+            if layer is not None and layer.visible != wanted:  # napari draws again also where nothing changed
+                layer.visible = wanted
         if shown is None or shown.is_empty:
             return
         known = self._unlikeness.get(shown.store)
@@ -238,6 +237,10 @@ class Doubts:
 
     def advance(self) -> None:
         """Take in what has been read; the window's loop calls it."""
+        if self.session.viewer is None:  # it was closed meanwhile: nobody waits for the answers
+            self._reading.clear()
+            self._seeking = self._next_seek = None
+            return
         for store, reading in [item for item in self._reading.items() if item[1].done()]:
             del self._reading[store]
             try:
@@ -297,7 +300,9 @@ class Doubts:
             for kind, layer in result.others.items():
                 # An empty result is taken over by the next tuning, and its layers go with it.
                 facts(layer)["store"] = result.store
-                layer.name = f"{facts(layer).get('label', kind)} · {title_of(result)}"
+                name = f"{facts(layer).get('label', kind)} · {title_of(result)}"
+                if layer.name != name:
+                    layer.name = name
             self._follow(result)
         self._look_for_unlike()
 
@@ -367,6 +372,7 @@ def title_of(result: Result) -> str:
 
 def doubts_of(session: Session) -> Doubts:
     """The one `Doubts` of a session."""
-    if session not in _DOUBTS:
-        _DOUBTS[session] = Doubts(session)
-    return _DOUBTS[session]
+    if "doubts" not in session.companions:
+        session.companions["doubts"] = Doubts(session)
+    found: Doubts = session.companions["doubts"]
+    return found

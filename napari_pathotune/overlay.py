@@ -51,6 +51,7 @@ class ClassGrid:
         self.colors = np.asarray(colors, dtype=np.uint8).reshape(-1, 3)
         self.scale_um, self.translate_um = scale_um, translate_um
         self.visible = np.ones(len(self.class_names), dtype=bool)
+        self.is_empty = not self.probabilities.any()  # nothing is predicted
         self.fade = True
         self.abstain_below = 0.0  # cells whose largest probability is smaller belong to no class
         self.shows_abstained = True
@@ -108,6 +109,8 @@ class ClassGrid:
         rows = slice(row, row + probabilities.shape[1])
         columns = slice(column, column + probabilities.shape[2])
         self.probabilities[:, rows, columns] = probabilities
+        # Asked at every move of the mouse, so it is counted only where something was taken away.
+        self.is_empty = not (probabilities.any() or (not self.is_empty and self.probabilities.any()))
         self.paint(rows, columns)
         for watcher in self.watchers:
             watcher(rows, columns)

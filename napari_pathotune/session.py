@@ -43,7 +43,7 @@ class Result:
     @property
     def is_empty(self) -> bool:
         """Nothing is predicted yet."""
-        return self.grid.predicted_cells == 0
+        return self.grid.is_empty
 
     @property
     def is_seen(self) -> bool:
@@ -94,6 +94,7 @@ class Session:
         self.job_slide_path = ""
         self.tuning: Tuning | None = None
         self.results: list[Result] = []
+        self.companions: dict[str, Any] = {}  # what other files keep for this session, freed with it
         self._active: Any = None
         viewer.layers.events.inserted.connect(self._on_layer_inserted)
         viewer.layers.events.removed.connect(self._on_layer_removed)
@@ -234,7 +235,8 @@ class Session:
         """The topmost result of the active slide, or of all where no slide is open."""
         found = self.results_of(self.active_layer) or ([] if self.slide_layers else self.results)
         visible = [result for result in found if result.is_seen]
-        shown = visible or found
+        # One that waits for its prediction does not stand before one that holds something.
+        shown = [result for result in visible if not result.is_empty] or visible or found
         return shown[-1] if shown else None
 
     def result_at(self, store: str) -> Result | None:
@@ -247,6 +249,16 @@ class Session:
             if same_path(result.slide_path, slide_path):
                 for layer in result.layers:
                     layer.visible = False
+
+    def _put_first(self, result: Result) -> None:
+        """A result that waited holds something now: two overlays on each other say nothing."""
+        if not result.is_seen:
+            return
+        for other in self.results:
+            if other is not result and same_path(other.slide_path, result.slide_path):
+                for layer in other.layers:
+                    layer.visible = False
+        self.results_changed.emit()
 
     def prepare(
         self,
@@ -315,9 +327,12 @@ class Session:
             return False
         self.adopting.emit(result, grid)
         earlier = result.grid
+        has_waited = earlier.is_empty and not grid.is_empty
         if keep_choices and earlier.is_like(grid):
             # Painted into the layers that are there: new data would cost each of them a new texture and thumbnail.
             earlier.put(grid.probabilities, 0, 0)
+            if has_waited:
+                self._put_first(result)
             return True
         result.grid = grid
         if keep_choices:
@@ -327,6 +342,8 @@ class Session:
                 facts(layer)["grid"] = grid
                 layer.data = array
                 layer.scale, layer.translate = grid.scale_um, grid.translate_um
+        if has_waited:
+            self._put_first(result)
         return True
 
     def put_attention(self, result: Result, found: list[LayerData]) -> None:

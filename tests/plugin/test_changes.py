@@ -33,6 +33,11 @@ def all_of(index: int, rows: int = 4, columns: int = 6) -> ClassGrid:
     return ClassGrid(probabilities, ("a", "b"), COLORS, (50.0, 50.0), (24.75, 24.75))
 
 
+def none_of() -> ClassGrid:
+    """The same cells with nothing predicted."""
+    return ClassGrid(np.zeros((2, 4, 6), np.float32), ("a", "b"), COLORS, (50.0, 50.0), (24.75, 24.75))
+
+
 @pytest.fixture
 def comparing(viewer: Any, add: Any, slide_path: Path) -> Comparing:
     """Of a session with one slide and one result, all a."""
@@ -250,3 +255,19 @@ def test_controls_have_names_and_tooltips(panel: Any) -> None:
 
 def test_doubts_are_one_per_session(comparing: Comparing) -> None:
     assert comparing.doubts is doubts_of(comparing.session)
+
+
+def test_a_result_that_waits_gives_way_until_it_holds_something_and_then_takes_its_place(
+    comparing: Comparing, add: Any, slide_path: Path
+) -> None:
+    session = comparing.session
+    (first,) = session.results
+    add(result_layers(none_of(), "/r/2.pathotune.zarr", "second", str(slide_path)))
+    second = session.results[1]
+    assert second.is_empty and session.result is first, "what is read under the cursor is what is seen"
+    session.adopt(second.store, all_of(1))
+    assert session.result is second and not first.is_seen and second.classes.visible
+    session.adopt(second.store, none_of())
+    assert second.is_empty
+    second.grid.put(all_of(0).probabilities, 0, 0)
+    assert not second.is_empty

@@ -180,3 +180,23 @@ def test_uncertainty_is_chosen_among_the_heat_maps_and_its_colours_are_explained
 def test_controls_have_names_and_tooltips(panel: Any) -> None:
     for control in (panel.abstain, panel.heat, panel.opacity):
         assert control.accessibleName() and control.toolTip()
+
+
+def test_the_threshold_stands_in_the_saved_table_and_in_a_pictures_legend(
+    qapp: Any, doubts: Doubts, tmp_path: Path
+) -> None:
+    from napari_pathotune.widgets import snapshot
+    from napari_pathotune.widgets.areas import AreaPanel
+
+    panel = AreaPanel(doubts.session)
+    doubts.abstain_below = 0.6
+    panel.refresh()
+    saved = panel.save(tmp_path / "areas.csv")
+    assert saved is not None
+    text = saved.read_text(encoding="utf-8")
+    assert "# abstained: the likeliest class is less likely than 60 %" in text and ABSTAINED in text
+    assert snapshot.legend_of(doubts.session)[-1] == ("abstained (likeliest class below 60%)", ABSTAINED_RGB)
+    doubts.abstain_below = 0.0
+    panel.refresh()
+    assert ABSTAINED not in (panel.save(tmp_path / "again.csv") or tmp_path).read_text(encoding="utf-8")
+    assert len(snapshot.legend_of(doubts.session)) == 2
