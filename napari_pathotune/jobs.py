@@ -7,12 +7,15 @@ from typing import Any
 
 from pathotune import events
 
+SAVING = "saving"
+
 
 @dataclass(frozen=True)
 class JobState:
     """Where the running job stands.
 
     `stage` is idle, starting, running, cancelling, done, cancelled or failed; `error` names the class of what failed.
+    `hold` is "pausing" from the press of the button until the work stands still, then "paused".
     """
 
     stage: str = "idle"
@@ -24,6 +27,7 @@ class JobState:
     rate: float | None = None
     seconds_left: float | None = None
     text: str = ""
+    hold: str = ""
     error: str = ""
     result: dict[str, Any] = field(default_factory=dict)
 
@@ -40,12 +44,16 @@ def job_after(job: JobState, event: events.Event) -> JobState:
     """
     if isinstance(event, events.Finished):
         stage = "cancelled" if event.result.get("status") == "cancelled" else "done"
-        return replace(job, stage=stage, result=event.result, seconds_left=None)
+        return replace(job, stage=stage, result=event.result, seconds_left=None, hold="")
     if isinstance(event, events.Failed):
         stage = "cancelled" if event.kind == "Cancelled" or job.stage == "cancelling" else "failed"
-        return replace(job, stage=stage, text=event.text, error=event.kind, seconds_left=None)
+        return replace(job, stage=stage, text=event.text, error=event.kind, seconds_left=None, hold="")
+    if isinstance(event, events.Saving):
+        return replace(job, phase=SAVING, text="Saving…", seconds_left=None)
     if job.stage == "cancelling":
         return job
+    if isinstance(event, events.Paused):
+        return replace(job, hold="paused" if event.paused else "")
     if isinstance(event, events.Step):
         return replace(
             job,

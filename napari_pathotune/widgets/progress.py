@@ -6,12 +6,15 @@ from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QProgressBar, QSizePolicy, QVBoxLayout, QWidget
 
 from napari_pathotune import compat
+from napari_pathotune.jobs import SAVING
 from napari_pathotune.session import JobState, Session
 from napari_pathotune.widgets.parts import SteadyLine, button, named, text_label, thousands
 from napari_pathotune.workers import JobRunner
 
 # What is put as a question beside the Predict button instead of shown as an error.
 ASKED = ("StoreMismatch",)
+PAUSE_TIP = "Stand still and leave the processor or graphics card to others; the result will be the same."
+RESUME_TIP = "Go on where it stands still."
 
 
 class ProgressPanel(QWidget):
@@ -27,12 +30,15 @@ class ProgressPanel(QWidget):
         named(self.bar, "Progress", "How much of the job is done.")
         self.cancel = button("Cancel", "Stop now. What is done is kept, and a later run goes on from there.")
         self.cancel.clicked.connect(runner.cancel)
+        self.pause = button("Pause", PAUSE_TIP)
+        self.pause.clicked.connect(lambda: runner.hold(not session.job.hold))
         self.line = SteadyLine("How far the job is: tiles done, tiles per second, time left.")
         self.text = text_label()
         self.note = text_label()
         self.note.setTextFormat(Qt.TextFormat.PlainText)
         row = QHBoxLayout()
         row.addWidget(self.bar, 1)
+        row.addWidget(self.pause)
         row.addWidget(self.cancel)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
@@ -52,8 +58,13 @@ class ProgressPanel(QWidget):
             self._said.clear()
             self._say(self.note, "")
         self._fill_bar(job)
-        self.cancel.setEnabled(job.stage in ("starting", "running"))
-        for widget in (self.bar, self.cancel, self.line):
+        for control in (self.cancel, self.pause):
+            control.setEnabled(job.stage in ("starting", "running"))
+        text, tip = ("Resume", RESUME_TIP) if job.hold else ("Pause", PAUSE_TIP)
+        if self.pause.text() != text:
+            self.pause.setText(text)
+            named(self.pause, text, tip)
+        for widget in (self.bar, self.pause, self.cancel, self.line):
             if widget.isHidden() == job.is_active:
                 widget.setVisible(job.is_active)
         self.line.show_text(progress_text(job) if job.is_active else "")
@@ -101,10 +112,13 @@ def progress_text(job: JobState) -> str:
     if job.stage in ("starting", "cancelling", "failed"):
         return job.text
     if job.stage == "cancelled":
-        return "Cancelled. What was done is kept."
+        return cancelled_text(job)
     if job.stage == "done":
         return done_text(job)
+    if job.phase == SAVING:
+        return job.text
     parts = [
+        {"pausing": "Pausing…", "paused": "Paused"}.get(job.hold, ""),
         f"{job.phase[:1].upper()}{job.phase[1:]}" if job.phase else "",
         f"{thousands(job.done)} of {thousands(job.total)} {job.unit}",
     ]
@@ -115,6 +129,19 @@ def progress_text(job: JobState) -> str:
     if job.text:
         parts.append(job.text)
     return " · ".join(part for part in parts if part)
+
+
+def cancelled_text(job: JobState) -> str:
+    """What a cancelled job says: of a tuning, which epoch is kept."""
+    epochs, best = len(job.result.get("epochs") or ()), job.result.get("best_epoch")
+    if job.command != "tune":
+        return "Cancelled. What was done is kept."
+    if not job.result.get("out"):
+        return "Cancelled before the first epoch was done, so there is nothing to keep."
+    if not best:
+        return "Cancelled; no epoch was better than the tuning it went on from, which is kept as it was."
+    many = f"Cancelled after epoch {epochs}" if epochs else "Cancelled"
+    return f"{many}; the best was epoch {best} and is kept. Ready to predict."
 
 
 def done_text(job: JobState) -> str:

@@ -207,9 +207,13 @@ def headline(result: dict[str, Any]) -> str:
     accuracy = scores.get("balanced_accuracy")
     if not isinstance(accuracy, int | float):
         return "The tuning is saved; there are no scores on held-out regions."
+    cancelled = ""
+    if result.get("status") == "cancelled":
+        epochs, best = len(result.get("epochs") or ()), result.get("best_epoch")
+        cancelled = f"Cancelled after epoch {epochs}; the best was epoch {best}. " if best else "Cancelled. "
     interval = (scores.get("ci95") or {}).get("balanced_accuracy")
     between = f" (95 % between {interval[0]:.2f} and {interval[1]:.2f})" if interval and None not in interval else ""
-    parts = [f"<b>Balanced accuracy {accuracy:.2f}</b>{between} on regions that were held out."]
+    parts = [f"{cancelled}<b>Balanced accuracy {accuracy:.2f}</b>{between} on regions that were held out."]
     ece = scores.get("ece")
     if isinstance(ece, int | float):
         parts.append(f"Its probabilities are off by {ece:.0%} on average.")
