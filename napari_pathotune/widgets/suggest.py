@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -121,7 +122,7 @@ class SuggestPanel(QWidget):
         self.session.viewer.layers.events.removed.connect(self._on_layer_removed)
         compat.camera(self.session.viewer).events.zoom.connect(self._on_zoom)
         self.destroyed.connect(self._timer.stop)
-        self.destroyed.connect(lambda _=None, pool=self._pool: pool.shutdown(wait=False, cancel_futures=True))
+        self.destroyed.connect(partial(_end_pool, self._pool))
 
     def keys(self) -> dict[str, Callable[[], None]]:
         """What each key does while places are suggested."""
@@ -135,12 +136,12 @@ class SuggestPanel(QWidget):
             "T": self._on_tune_again,
         }
         for number in range(1, 10):
-            keys[str(number)] = lambda at=number - 1: self._assign_numbered(at)
+            keys[str(number)] = partial(self._assign_numbered, number - 1)
         return keys
 
     def keyPressEvent(self, event: Any) -> None:
         """Qt: a key that none of the controls in the panel had a use for."""
-        acts = {**self.keys(), "Left": lambda: self.go(-1), "Right": lambda: self.go(1)}
+        acts: dict[str, Any] = {**self.keys(), "Left": partial(self.go, -1), "Right": partial(self.go, 1)}
         act = acts.get(QKeySequence(event.key()).toString())
         held = event.modifiers() & ~Qt.KeyboardModifier.KeypadModifier
         if self.round is None or act is None or held != Qt.KeyboardModifier.NoModifier:
@@ -402,6 +403,10 @@ class SuggestPanel(QWidget):
     def _on_zoom(self, event: Any = None) -> None:
         if self.layer is not None:
             fit_width(self.layer, float(compat.camera(self.session.viewer).zoom))
+
+
+def _end_pool(pool: ThreadPoolExecutor, _: Any = None) -> None:
+    pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _find(store: str, regions: Any, count: int, skipped: list[tuple[float, float]]) -> list[Any]:

@@ -10,8 +10,8 @@ from qtpy.QtGui import QColor, QIcon, QImage, QPixmap
 from qtpy.QtWidgets import QGridLayout, QListView, QListWidget, QListWidgetItem, QPushButton, QWidget
 
 from napari_pathotune.corrections import Round
+from napari_pathotune.tile_pictures import read_tile
 from napari_pathotune.widgets.parts import button, named, swatch
-from napari_pathotune.widgets.train_result import read_tile
 
 TILE_PX = 72
 POLL_MS = 60

@@ -127,7 +127,7 @@ def _with_corrections(tiles: LabelledTiles, drawn: Indices, corrections: Indices
 
     def near(rows: Indices) -> NDArray[np.bool_]:
         away, _ = cKDTree(centres[rows]).query(centres[corrections], p=np.inf, distance_upper_bound=1 - 1e-6)
-        return np.isfinite(away)
+        return np.asarray(np.isfinite(away), dtype=bool)
 
     judged = near(validation)
     both = judged & near(train)
