@@ -11,7 +11,7 @@ import numpy as np
 from qtpy.QtCore import QEvent, QPoint, QPointF, Qt
 from qtpy.QtGui import QMouseEvent
 from qtpy.QtTest import QTest
-from qtpy.QtWidgets import QApplication, QWidget
+from qtpy.QtWidgets import QApplication, QScrollArea, QWidget
 
 from napari_pathotune import compat
 from napari_pathotune.session import session_of
@@ -103,5 +103,10 @@ class Hand:
         run(5.0, lambda: control.isVisible() and control.isEnabled())
         if not (control.isVisible() and control.isEnabled()):
             raise RuntimeError(f"{control.accessibleName() or control} cannot be pressed")
+        parent = control.parentWidget()
+        while parent is not None and not isinstance(parent, QScrollArea):
+            parent = parent.parentWidget()
+        if parent is not None:
+            parent.ensureWidgetVisible(control)
         QTest.mouseClick(control, LEFT, NO_KEYS, control.rect().center())
         run(0.1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import Qt
@@ -37,6 +38,7 @@ class PathoTuneDock(QWidget):
         self.tune = TunePanel(self.session, self.runner)
         self.after_tuning = AfterTuning(self.session, self.runner, self.predict)
         self.tune.setup.layout().addWidget(self.after_tuning)
+        self.tune.cut_off.kept.connect(lambda result: self.predict.tuning.load(Path(result["out"])))
         self.progress = ProgressPanel(self.session, self.runner)
         self.overlay = OverlayPanel(self.session)
         self.areas = AreaPanel(self.session)

@@ -28,6 +28,7 @@ from napari_pathotune.widgets.regions_preflight import PreflightCounter, Preflig
 from napari_pathotune.widgets.suggest import SuggestPanel
 from napari_pathotune.widgets.train_cost import can_probe, cost_text, remember_costs, remembered_costs
 from napari_pathotune.widgets.train_curves import Curves
+from napari_pathotune.widgets.train_cut_off import CutOffBar
 from napari_pathotune.widgets.train_result import ResultPanel
 from napari_pathotune.widgets.train_setup import TrainSetup
 from napari_pathotune.widgets.train_step import Step, task_lines
@@ -70,6 +71,7 @@ class TunePanel(QWidget):
         self.probe = button("How long?", "Try how fast this machine is, from a few tiles; it takes a few seconds.")
         self._probed = ""
         self.table = PreflightTable()
+        self.cut_off = CutOffBar()
         self.curves = Curves()
         self.result = ResultPanel()
         self.suggest = SuggestPanel(session, self.board)
@@ -115,7 +117,7 @@ class TunePanel(QWidget):
         stacked.addWidget(self.save_job)
         self.advanced.put(inside)
         body = self.step_train.body
-        for widget in (self.cost, self.probe, self.preflight_fold, self.advanced):
+        for widget in (self.cut_off, self.cost, self.probe, self.preflight_fold, self.advanced):
             body.addWidget(widget)
         row = QHBoxLayout()
         row.addWidget(self.name, 1)
@@ -159,6 +161,7 @@ class TunePanel(QWidget):
         self.session.job_changed.connect(self._on_job_changed)
         self.session.event_taken.connect(self._on_event)
         self.counter.counted.connect(self._on_counted)
+        self.cut_off.kept.connect(self._show_result)
         self.table.region_chosen.connect(self._on_region_chosen)
         self.result.place_chosen.connect(self.go_to)
         self.suggest.place_chosen.connect(self.go_to)
@@ -453,6 +456,8 @@ class TunePanel(QWidget):
             self.write_job(Path(chosen))
 
     def _on_slides_changed(self) -> None:
+        if self.session.viewer is not None and self.session.slide_layers:
+            self.cut_off.look()
         self._list_slides()
         self.refresh()
 
@@ -510,13 +515,16 @@ class TunePanel(QWidget):
 
     def _end(self, job: JobState) -> None:
         self.live.setVisible(False)
-        if job.stage != "done":
+        if not job.result.get("out"):
             self.curves.setVisible(bool(self.curves.loss))
             return
-        self.out = str(job.result.get("out") or "")
+        self._show_result(job.result)
+
+    def _show_result(self, result: dict[str, Any]) -> None:
+        self.out = str(result.get("out") or "")
         self.again.setVisible(bool(self.out))
         colors = {name: color for name, (color, _) in self.drawn().items()}
-        self.result.show_result(job.result, colors)
+        self.result.show_result(result, colors)
         self.result.setVisible(True)
         self.step_result.setVisible(True)
 
@@ -568,9 +576,11 @@ def canvas_px(viewer: Any) -> float:
 
 def free_path(name: str) -> Path:
     """The path of a new tuning file in the results folder; a number is added where the name is taken."""
+    from pathotune.training.session import best_path
+
     folder = results_folder()
     stem = name.removesuffix(".safetensors").removesuffix(".pathotune")
     path, number = folder / f"{stem}{SUFFIX}", 2
-    while path.exists():
+    while path.exists() or best_path(path).exists():  # the other one was cut off, and may still be wanted
         path, number = folder / f"{stem}-{number}{SUFFIX}", number + 1
     return path
