@@ -17,7 +17,7 @@ from pathotune.events import Event, Note, Step
 from pathotune.settings import settings
 from pathotune.training.draws import balanced_part
 from pathotune.training.kept import TILES, place_keys
-from pathotune.training.resplit import settled
+from pathotune.training.resplit import settled, unlearned
 
 if TYPE_CHECKING:
     from pathotune.datasets.tiles import TileTable
@@ -64,6 +64,7 @@ class Examples:
     labels : (n,) class of each.
     groups : (n,) which tiles are no independent witnesses: those of one region (in tables, of one slide).
     train, validation : indexes; empty in an evaluation.
+    new_tiles : training tiles that the tuning gone on from has not learned from.
     class_names, class_colors : in the order of the labels.
     task : the task card.
     slides : pseudonyms.
@@ -94,6 +95,7 @@ class Examples:
     train: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     validation: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     file: Path | None = None
+    new_tiles: int = 0
 
     def tiles_per_class(self, tiles: NDArray[np.int64] | None = None) -> dict[str, int]:
         """How many of the tiles (of all) each class has."""
@@ -155,16 +157,17 @@ def gather(
 
         split = split_tiles(tiles, by=training.split_by, fraction=training.val_fraction, seed=training.seed)
         yield from map(_warn, split.notes)
-        train, validation = split.train, split.validation
+        train, validation, new_tiles = split.train, split.validation, 0
         if before is not None:
             fingerprints = [slide.fingerprint for slide in laid.slides]
             train, validation, notes = settled(tiles, fingerprints, train, validation, before)
             yield from map(_warn, notes)
+            new_tiles = unlearned(tiles, fingerprints, train, before)
         used = np.sort(np.concatenate([train, validation]))
         place = np.full(len(tiles), -1)
         place[used] = np.arange(len(used))
         examples = yield from laid.read(tiles.take(used), training.split_by, sessions)
-    examples.train, examples.validation = place[train], place[validation]
+    examples.train, examples.validation, examples.new_tiles = place[train], place[validation], new_tiles
     return examples
 
 

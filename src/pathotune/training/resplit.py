@@ -63,6 +63,11 @@ def settled(
     return np.flatnonzero(side == 1), np.flatnonzero(side == 2), notes if len(overlapping) else ()
 
 
+def unlearned(tiles: LabelledTiles, fingerprints: Sequence[str], train: Indices, before: Sides) -> int:
+    """How many training tiles lie where an earlier training has learned nothing; all where that is not known."""
+    return int((~_touched(tiles.take(train), fingerprints, before.training)).sum())
+
+
 def _touched(tiles: LabelledTiles, fingerprints: Sequence[str], boxes: dict[str, Any]) -> NDArray[np.bool_]:
     """Whether each tile overlaps one of the boxes on its slide."""
     import shapely

@@ -192,8 +192,10 @@ class Run:
         per_epoch = len(self._epoch_batches())
         steps = training.epochs * per_epoch
         warmup = min(training.warmup_epochs, training.epochs // 4) * per_epoch
-        if self.is_warm:
-            # The saved state takes part: what is kept in the end is never worse than what one started from.
+        if self.is_warm and not self.examples.new_tiles:
+            # The saved state takes part: what is kept in the end is never worse than what one started from. Not where
+            # there are new tiles, which it does not know: held-out tiles that lie elsewhere would often keep it, and
+            # what was corrected would not be learned.
             self._take_best(0)
         for epoch in range(1, training.epochs + 1):
             spent, losses, done = 0.0, [], 0

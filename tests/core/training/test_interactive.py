@@ -290,6 +290,20 @@ def test_going_on_starts_where_it_was_and_never_judges_by_what_it_learned(tiny_b
     assert result["tiles_per_class"] == {"stroma": 12, "tumour": 12}
 
 
+def test_what_is_new_is_learned_even_where_the_held_out_tiles_would_rather_not(
+    tiny_backbone, source, tmp_path, monkeypatch
+):
+    backbone = tiny_backbone()
+    finished(tune([without(source, 3)], "pathotune", LATE, backbone, QUICK, out=tmp_path / "t"))
+    path = tmp_path / "t.pathotune.safetensors"
+    monkeypatch.setattr("pathotune.training.validation.Scores.better_than", lambda self, other: False)
+    kept = {}
+    for name, drawn in (("same", without(source, 3)), ("more", source)):
+        _, result = finished(tune([drawn], training=QUICK, backbone=backbone, out=tmp_path / name, continue_from=path))
+        kept[name] = result["best_epoch"]
+    assert kept == {"same": 0, "more": 1}
+
+
 def test_going_on_with_another_class(tiny_backbone, source, tmp_path):
     backbone = tiny_backbone()
     finished(tune([source], "pathotune", LATE, backbone, QUICK, out=tmp_path / "t"))
