@@ -48,9 +48,12 @@ class DrawingBoard:
         viewer = session.viewer
         self.zoom = float(compat.camera(viewer).zoom)
         compat.camera(viewer).events.zoom.connect(self._on_zoom)
+        viewer.layers.events.inserted.connect(self._on_layer_inserted)
         viewer.layers.events.removed.connect(self._on_layer_removed)
         session.active_changed.connect(self._on_active_changed)
         atexit.register(self.close)
+        for layer in list(viewer.layers):
+            self.later(partial(self._take_in_file, layer))
         for key in ("Control-Z",):
             viewer.bind_key(key, lambda _: self.undo(), overwrite=True)
         for key in ("Control-Shift-Z", "Control-Y"):
@@ -179,17 +182,46 @@ class DrawingBoard:
 
     def adopt(self, layers: Iterable[Any]) -> None:
         """Take the regions of hand-made layers into the active slide's document, and close those layers."""
-        from napari_pathotune.drawings import regions_from_layer
+        if self.active is not None:
+            self._adopt(list(layers), self.active)
+
+    def _adopt(self, layers: list[Any], drawing: SlideDrawing) -> None:
         from pathotune.regions.region import Regions
 
-        drawing = self.active
-        if drawing is None:
-            return
-        for layer in list(layers):
-            regions = regions_from_layer(layer, drawing.slide_layer)
-            drawing.document.import_regions(Regions(drawing.document.unknown(regions)))
+        regions = [region for layer in layers for region in self._unknown(layer, drawing)]
+        if regions:
+            drawing.document.import_regions(Regions(regions))
+        for layer in layers:
             if layer in self.session.viewer.layers:
                 self.session.viewer.layers.remove(layer)
+
+    def _unknown(self, layer: Any, drawing: SlideDrawing) -> list[Region]:
+        """The regions of a layer that the document does not have."""
+        from napari_pathotune.drawings import regions_from_layer
+
+        return drawing.document.unknown(regions_from_layer(layer, drawing.slide_layer))
+
+    def _on_layer_inserted(self, event: Any) -> None:
+        self.later(partial(self._take_in_file, event.value))
+
+    def _take_in_file(self, layer: Any) -> None:
+        """A regions file was opened on a slide nobody has drawn on: its regions are what is drawn.
+
+        Where something is drawn, the person decides; a file that has nothing new is closed again.
+        """
+        about, viewer = facts(layer), self.session.viewer
+        if about.get("kind") != "regions" or about.get("bound") or not about.get("source") or viewer is None:
+            return
+        slides = [one for one in self.session.slide_layers if facts(one)["path"] == about.get("slide_path")]
+        if not slides or layer not in viewer.layers:
+            return
+        drawing = self.of(slides[0])
+        # A file's shapes and points are two layers.
+        of_file = [one for one in self.other_layers(slides[0]) if facts(one).get("source") == about["source"]]
+        if not drawing.document.is_begun:
+            self._adopt(of_file, drawing)
+        elif not self._unknown(layer, drawing):
+            self._adopt([layer], drawing)
 
     def _on_zoom(self, event: Any = None) -> None:
         self.zoom = float(compat.camera(self.session.viewer).zoom)

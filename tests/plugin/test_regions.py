@@ -339,6 +339,27 @@ def test_layers_made_by_hand_still_count_and_can_be_taken_in(
     check(drawing)
 
 
+def test_a_regions_file_opened_on_an_empty_slide_is_what_is_drawn_and_comes_once(
+    drawing: SlideDrawing, board: DrawingBoard, viewer: Any, add: Any
+) -> None:
+    from napari_pathotune.drawings import layers_from_regions
+
+    regions = [Region(shapely.box(10.1, 20.2, 50.3, 60.4), "Gland", (9, 8, 7)), Region(shapely.Point(7.7, 8.8), "Duct")]
+
+    def open_file(shown: list[Region]) -> None:
+        add(layers_from_regions(shown, drawing.slide, "/regions/slide.geojson"))
+        board.settle()
+
+    open_file(regions)
+    assert [one.class_name for one in drawing.document.regions()] == ["Gland", "Duct"]
+    assert drawing.document.palette.names == ("Gland", "Duct") and not board.other_layers(drawing.slide_layer)
+    open_file(regions)
+    assert len(drawing.document) == 2 and not board.other_layers(drawing.slide_layer), "the same regions come once"
+    open_file([*regions, Region(shapely.box(100, 100, 140, 140), "Gland")])
+    assert len(drawing.document) == 2 and board.other_layers(drawing.slide_layer), "she decides what joins hers"
+    check(drawing)
+
+
 def test_lines_stay_as_wide_on_the_screen_whatever_the_zoom(
     drawing: SlideDrawing, viewer: Any, board: DrawingBoard
 ) -> None:

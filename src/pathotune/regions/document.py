@@ -125,9 +125,9 @@ class RegionDocument:
         return sorted(found, key=self._order.__getitem__)
 
     def unknown(self, regions: Iterable[Region]) -> list[Region]:
-        """Those of the regions that are not here already, with the same outline and class."""
-        known = {(region.class_name, region.geometry.wkb) for region in self._regions.values()}
-        return [region for region in regions if (region.class_name, region.geometry.wkb) not in known]
+        """Those of the regions that are not here already, with the same outline (to 0.01 px) and class."""
+        known = {_likeness(region) for region in self._regions.values()}
+        return [region for region in regions if _likeness(region) not in known]
 
     @property
     def is_begun(self) -> bool:
@@ -458,6 +458,12 @@ def _is_same(first: Region, second: Region) -> bool:
     return (first.class_name, first.name, first.locked) == (second.class_name, second.name, second.locked) and bool(
         first.geometry.equals_exact(second.geometry)
     )
+
+
+def _likeness(region: Region) -> tuple[str | None, bytes]:
+    """What two regions that are the same have in common, however often their outline went through a file or a layer."""
+    rounded = shapely.transform(region.geometry, lambda points: np.round(points, 2) + 0.0)
+    return region.class_name, bytes(shapely.normalize(rounded).wkb)
 
 
 def _draw_label(count: int, names: list[str | None]) -> str:
