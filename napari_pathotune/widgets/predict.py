@@ -168,6 +168,9 @@ class PredictPanel(QWidget):
 
     def missing_tuning_or_slide(self) -> str:
         """What a prediction of any place still needs, as a sentence."""
+        from pathotune.errors import TuningMismatch
+        from pathotune.methods.fitting import check_slide
+
         slide = self.session.slide
         if slide is None:
             return "Open a slide first."
@@ -175,6 +178,10 @@ class PredictPanel(QWidget):
             return "State the slide's pixel size above first."
         if self.session.tuning is None:
             return "Choose a tuning, or make one under Tune."
+        try:
+            check_slide(self.session.tuning, slide)
+        except TuningMismatch as error:
+            return str(error)
         return ""
 
     def predict(self) -> None:

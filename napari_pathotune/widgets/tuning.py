@@ -1,4 +1,4 @@
-"""Choice of a tuning file, and the card that says what it does."""
+"""Choice of a tuning file, the card that says what it does, and why one cannot be used."""
 
 from __future__ import annotations
 
@@ -12,13 +12,18 @@ from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QVBoxLayout, QWidget
 from napari_pathotune import compat
 from napari_pathotune.layers import rgb
 from napari_pathotune.reader import results_folder
-from napari_pathotune.session import Session
-from napari_pathotune.widgets.parts import Card, button, combo, swatch_html
+from napari_pathotune.session import JobState, Session
+from napari_pathotune.widgets.library import LibraryPanel
+from napari_pathotune.widgets.parts import Card, Fold, Question, button, combo, swatch_html
 
 if TYPE_CHECKING:
     from pathotune.methods.checkpoint import Tuning
 
 SUFFIX = ".pathotune.safetensors"
+# What a prediction fails with where it is the tuning or its backbone that does not do.
+REFUSALS = (
+    *("TuningMismatch", "TuningUnreadable", "BackboneUnavailable", "WeightsRefused", "MissingPackage", "UnknownName"),
+)
 
 
 class TuningPanel(QWidget):
@@ -33,6 +38,11 @@ class TuningPanel(QWidget):
         )
         self.other = button("Open…", "Choose a tuning file from another folder.", "Open a tuning file")
         self.card = Card("About this tuning")
+        self.refusal = Question("A tuning that cannot be used", (("Close", "Hide this.", "close"),))
+        self.library = LibraryPanel()
+        self.fold = Fold("Library", "All tunings by backbone: search, use, rename, read their cards, delete.")
+        self.fold.put(self.library)
+        self._earlier: Tuning | None = None
         row = QHBoxLayout()
         row.addWidget(self.choice, 1)
         row.addWidget(self.other)
@@ -40,7 +50,12 @@ class TuningPanel(QWidget):
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(3)
         layout.addLayout(row)
-        layout.addWidget(self.card)
+        for widget in (self.refusal, self.card, self.fold):
+            layout.addWidget(widget)
+        self.fold.head.toggled.connect(lambda opened: self.library.refresh() if opened else None)
+        self.library.used.connect(self.load)
+        self.library.moved.connect(self._on_file_moved)
+        session.stage_changed.connect(self._on_stage_changed)
         self.choice.activated.connect(self._on_choice_activated)
         self.other.clicked.connect(self._on_other_clicked)
         session.tuning_changed.connect(self._on_tuning_changed)
@@ -60,21 +75,69 @@ class TuningPanel(QWidget):
             row = self.choice.findData(str(tuning.path)) if tuning is not None else 0
             self.choice.setCurrentIndex(max(0, row))
         self._show_card()
+        self.library.set_current(tuning.path if tuning is not None else None)
+        if self.fold.head.isChecked():
+            self.library.refresh()
 
     def load(self, path: Path) -> None:
-        """Choose a tuning file; a damaged one is said and nothing changes."""
+        """Choose a tuning file; one that cannot be used here or on the open slide is said, and nothing changes."""
         from pathotune.errors import PathotuneError
         from pathotune.methods.checkpoint import Tuning
+        from pathotune.methods.fitting import check_here, check_slide, what_is_to_come
 
         try:
             tuning = Tuning.load(path)
+            check_here(tuning)
+            if self.session.slide is not None:
+                check_slide(tuning, self.session.slide)
         except PathotuneError as error:
-            compat.show_error(str(error))
-            self.refresh()
+            compat.show_error(str(error))  # seen from the other tabs too
+            self.refuse(str(error))
             return
+        self.refusal.setVisible(False)
+        note = what_is_to_come(tuning)
+        if note:
+            compat.show_info(note)
+        if self.session.tuning is not None and self.session.tuning.path != path:
+            self._earlier = self.session.tuning
         if path.parent != results_folder() and path not in self._others:
             self._others.insert(0, path)
         self.session.set_tuning(tuning)
+
+    def refuse(self, sentence: str) -> None:
+        """Say why a tuning cannot be used, and which one is in use as before."""
+        tuning = self.session.tuning
+        still = f" <b>{escape(tuning.name)}</b> stays in use." if tuning is not None else ""
+        self.refresh()
+        self.refusal.ask(escape(sentence) + still)
+
+    def _on_stage_changed(self, job: JobState) -> None:
+        """A prediction that the tuning was to blame for: back to the one before."""
+        if job.command != "predict":
+            return
+        if job.stage == "failed" and job.error in REFUSALS:
+            if self._earlier is not None:
+                self.session.set_tuning(self._earlier)
+            self.refuse(job.text)
+        if job.stage in ("done", "failed"):
+            self._earlier = None
+
+    def _on_file_moved(self, path: Path, target: Path | None) -> None:
+        """A tuning was renamed or deleted; the one in use goes with its file."""
+        from pathotune.errors import PathotuneError
+        from pathotune.methods.checkpoint import Tuning
+
+        if path in self._others:
+            place = self._others.index(path)
+            self._others[place : place + 1] = [target] if target is not None else []
+        tuning = self.session.tuning
+        if tuning is None or tuning.path != path:
+            self.refresh()
+            return
+        try:
+            self.session.set_tuning(Tuning.load(target) if target is not None else None)
+        except PathotuneError as error:
+            self.refuse(str(error))
 
     def _on_choice_activated(self, index: int) -> None:
         path = self.choice.itemData(index)

@@ -67,7 +67,7 @@ def dock(qapp: Any, viewer: Any, add: Any, slide_path: Path, client: FakeClient,
         config={},
         task={},
         classes=[{"name": "Tumor", "color": [200, 0, 0]}, {"name": "Stroma", "color": [0, 160, 0]}],
-        backbone={"name": "pathotune-tiny", "embed_dim": 8, "mpp": 0.5, "licence": "BSD-3-Clause"},
+        backbone={"name": "pathotune-tiny", "embed_dim": 192, "mpp": 0.5, "licence": "BSD-3-Clause"},
         reading=Reading(mpp=0.5, tile_px=64, image_px=64),
     ).save(tmp_path / "mine.pathotune.safetensors")
     compat.camera(viewer).zoom = 10.0

@@ -47,7 +47,7 @@ def tuning(tmp_path: Path) -> Tuning:
         config={},
         task={},
         classes=[{"name": "Tumor", "color": [200, 0, 0]}, {"name": "Stroma", "color": [0, 160, 0]}],
-        backbone={"name": "pathotune-tiny", "embed_dim": 8, "mpp": 0.5, "licence": "BSD-3-Clause"},
+        backbone={"name": "pathotune-tiny", "embed_dim": 192, "mpp": 0.5, "licence": "BSD-3-Clause"},
         reading=Reading(mpp=0.5, tile_px=64, image_px=64),
         training={"metrics": {"balanced_accuracy": 0.91}},
     )

@@ -138,7 +138,7 @@ def rename(path: Path, name: str) -> Path:
     UsageError : the name is empty, has signs that file names cannot have, or is taken.
     OutputRefused : the folder cannot be written to.
     """
-    name = tuning_name(name.strip())
+    name = name.strip().removesuffix(".safetensors").removesuffix(".pathotune")
     if not name or name.startswith(".") or any(sign in name for sign in FORBIDDEN):
         raise UsageError(f"A tuning cannot be called {name!r}: use letters, digits, spaces, hyphens and points.")
     target = tuning_path(path.with_name(name))
