@@ -33,9 +33,9 @@ class CollapsedRun(RuntimeError):
 class Recipe:
     """Every number of a run; what is not named on the command line has the value of the shipped weights."""
 
-    steps: int = 5600
+    steps: int = 7600
     final_steps: int = 400
-    cooldown: int = 1600
+    cooldown: int = 2400
     warmup: int = 100
     tiles: int = 32
     side: int = 160
