@@ -449,7 +449,12 @@ class Session:
     def cancelling(self) -> None:
         """Note that the person asked to stop."""
         if self.job.is_active:
-            self._set_job(replace(self.job, stage="cancelling", text="Stopping…"))
+            self._set_job(replace(self.job, stage="cancelling", text="Stopping…", hold=""))
+
+    def holding(self, wanted: bool) -> None:
+        """Note that the person asked the job to stand still, or to go on."""
+        if self.job.stage in ("starting", "running"):
+            self._set_job(replace(self.job, hold="pausing" if wanted else ""))
 
     def take(self, event: events.Event) -> None:
         """Take in one event of the running job; `event_taken` passes it on as it is."""

@@ -104,6 +104,8 @@ class JobRunner(QObject):
 
     def warm(self) -> None:
         """Start the worker before it is needed: importing its libraries takes several seconds."""
+        if self.session.job.is_active:
+            return  # one that was just killed still has the end of its job to tell
         if self._client is None or not self._client.alive:
             self._client = self._make_client()
             self._client.start()
@@ -114,6 +116,12 @@ class JobRunner(QObject):
         if self._client is not None and self.session.job.is_active:
             self.session.cancelling()
             self._client.cancel()
+
+    def hold(self, wanted: bool) -> None:
+        """Have the running job stand still, or go on as if it never had; its memory stays taken."""
+        if self._client is not None and self.session.job.stage in ("starting", "running"):
+            self.session.holding(wanted)
+            self._client.pause() if wanted else self._client.resume()
 
     def free_memory(self) -> None:
         """End the idle worker, so that its memory comes back; the next job starts a new one."""
@@ -145,6 +153,9 @@ class JobRunner(QObject):
         while self._waiting and time.perf_counter() < end:
             self._give(self._waiting.popleft())
         self._filler.advance(end)
+        if self._next_job is not None and not self.session.job.is_active and not self._waiting:
+            next_job, self._next_job = self._next_job, None
+            self.submit(*next_job)
         if not self.session.job.is_active and not self._waiting and not self._filler.is_busy:
             self._timer.stop()
             self._rest_timer.start(compat.preferences().keep_worker_minutes * 60_000)
@@ -153,9 +164,6 @@ class JobRunner(QObject):
         """One event to the session; of progress that has piled up only the newest counts."""
         if isinstance(event, events.Step) and any(isinstance(later, events.Step) for later in self._waiting):
             return
-        if self._next_job is not None and not self.session.job.is_active and not self._waiting:
-            next_job, self._next_job = self._next_job, None
-            self.submit(*next_job)
         self.session.take(event)
         if isinstance(event, events.Finished | events.Failed):
             self._filler.finish(event.result.get("store") if isinstance(event, events.Finished) else None)
