@@ -147,9 +147,8 @@ class Run:
                 parts.append(part)
                 done += len(part[0])
                 yield Step("first look", done, len(chosen))
-            with torch.inference_mode(), self.tiles.format():
-                lower = self.model.lower(self.tiles.pixels(self.examples.images[chosen[:START_TILES]]))
-            self.model.start(joined(parts)[1].clone(), self.examples.labels[chosen], lower.clone())
+            lower = self.tiles.lower(chosen[:START_TILES])
+            self.model.start(joined(parts)[1].clone(), self.examples.labels[chosen], lower)
         if self.training.sweep == "short":
             yield from self._sweep()
 

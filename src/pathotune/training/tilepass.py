@@ -150,6 +150,15 @@ class TilePass:
         """Values of the frozen part for tiles as they are, computed now and not kept."""
         return self._compute(tiles, np.zeros(len(tiles), dtype=np.int64))
 
+    def lower(self, tiles: NDArray[np.int64]) -> Tensor:
+        """What the frozen part gives for a few tiles as they are, on the device; from what is kept, if it is."""
+        kept = self.inputs(tiles).kept
+        if kept is not None:
+            return torch.from_numpy(kept).to(self.device).float()
+        with torch.no_grad(), self.format():
+            values: Tensor = self.model.lower(self.pixels(self.examples.images[tiles]))
+        return values
+
     def close(self) -> None:
         """Give threads and files back; what is in memory stays for the next training of this process."""
         self.lanes.close()
