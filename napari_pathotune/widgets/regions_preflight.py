@@ -134,7 +134,7 @@ class PreflightTable(QTreeWidget):
             "Tiles of each region, and which are held out to judge by. Click to go there.",
         )
         self.setColumnCount(3)
-        self.setHeaderLabels(("Region", "Tiles", "Used for, or why not"))
+        self.setHeaderLabels(("Region", "Tiles", "Used for"))
         self.setRootIsDecorated(False)
         self.setUniformRowHeights(True)
         self.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)

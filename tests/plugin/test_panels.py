@@ -11,14 +11,19 @@ import pytest
 pytest.importorskip("qtpy.QtWidgets")
 pytest.importorskip("napari")
 from napari.layers import Shapes
+from qtpy.QtCore import Qt
 from qtpy.QtWidgets import (
     QAbstractButton,
+    QAbstractItemView,
     QAbstractSlider,
     QAbstractSpinBox,
     QComboBox,
+    QHeaderView,
     QLineEdit,
+    QMenu,
     QScrollBar,
     QTabBar,
+    QTableView,
     QWidget,
 )
 
@@ -66,18 +71,53 @@ def square(at: float) -> np.ndarray[Any, Any]:
     return np.array([[at, at], [at, at + 30], [at + 30, at + 30], [at + 30, at]], float)
 
 
+def controls_of(dock: Any) -> list[Any]:
+    """What a person can press, choose or fill in; not the parts controls are made of."""
+    kinds = (QAbstractButton, QComboBox, QLineEdit, QAbstractSlider, QAbstractSpinBox, QAbstractItemView)
+    inner = QAbstractSpinBox | QComboBox | QTabBar
+    return [
+        control
+        for control in dock.findChildren(QWidget)
+        if isinstance(control, kinds)
+        and not isinstance(control, QScrollBar | QHeaderView)
+        and not isinstance(control.parent(), inner)
+        and not isinstance(control.window(), QMenu)
+        and control.window() is dock.window()
+        and not control.objectName().startswith("qt_")
+    ]
+
+
 def test_every_control_has_a_name_and_a_tooltip(dock: Any) -> None:
-    kinds = (QAbstractButton, QComboBox, QLineEdit, QAbstractSlider, QAbstractSpinBox)
-    unnamed = []
-    for control in dock.findChildren(QWidget):
-        inner = isinstance(control.parent(), QAbstractSpinBox | QComboBox | QTabBar) or control.objectName().startswith(
-            "qt_"
-        )
-        if not isinstance(control, kinds) or isinstance(control, QScrollBar) or inner:
-            continue
-        if not control.accessibleName() or not control.toolTip():
-            unnamed.append((type(control).__name__, control.accessibleName(), getattr(control, "text", str)()))
+    unnamed = [
+        (type(control).__name__, control.accessibleName(), getattr(control, "text", str)())
+        for control in controls_of(dock)
+        if not control.accessibleName() or not control.toolTip()
+    ]
     assert not unnamed
+
+
+def test_every_control_is_reached_by_tab(dock: Any, open_slide_layer: Any) -> None:
+    chain, at = set(), dock
+    while at not in chain:
+        chain.add(at)
+        at = at.nextInFocusChain()
+    tab = Qt.FocusPolicy.TabFocus
+
+    def is_reached(control: Any) -> bool:
+        group = control.group() if isinstance(control, QAbstractButton) else None
+        # Of tools of which one is in hand Tab reaches that one, and the arrow keys the others.
+        own = group.buttons() if group is not None and group.exclusive() else [control]
+        return control in chain and any(one.focusPolicy() & tab == tab for one in own)
+
+    skipped = [
+        (type(control).__name__, control.accessibleName())
+        for control in controls_of(dock)
+        if not is_reached(control)
+        and not (isinstance(control, QLineEdit) and control.isReadOnly())
+        # Their own keys do the same: Ctrl+A in a table, and Delete in a line.
+        and not isinstance(control.parent(), QTableView | QLineEdit)
+    ]
+    assert not skipped
 
 
 def test_what_is_missing_is_said_step_by_step(
