@@ -88,6 +88,7 @@ class RegionsPanel(QWidget):
         ):
             made.setText(name)
             named(made, name, tip)
+        self.more.setStyleSheet("QToolButton { padding-right: 12px; }")  # the arrow has a place of its own
         self.more.setPopupMode(QToolButton.ToolButtonPopupMode.InstantPopup)
         self.more.setMenu(QMenu(self.more))
         layout = QVBoxLayout(self)

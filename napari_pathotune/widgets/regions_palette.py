@@ -105,7 +105,8 @@ class ClassTable(QTreeWidget):
         tip = "" if row.name else "These regions have no class and are not used: select them and choose a class."
         if row.name.endswith("*"):
             tip = "Names that end in * are not trained on; Ignore* also takes its area away from other regions."
-        item.setToolTip(NAME, tip or f"Key {number + 1}. Double-click to rename." if number < 9 else tip)
+        key = f"Key {number + 1}. " if number < 9 else ""
+        item.setToolTip(NAME, tip or f"{row.name}. {key}Double-click to rename.")
         spoken = f"{row.name or 'no class'}, {row.regions} regions" + (f", {tiles} tiles" if tiles else "")
         item.setData(NAME, Qt.ItemDataRole.AccessibleTextRole, spoken)
 
