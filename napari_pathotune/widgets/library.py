@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import datetime
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
 
 SUFFIX = ".safetensors"
 MOST_SWATCHES = 6
-SWATCH_PX = 11
+SWATCH_PX = 7
+ICON_PX = 11
 HEIGHT_PX = 230
 DELETE, LEAVE = "delete", "leave"
 ANSWERS = (
@@ -325,11 +327,12 @@ class DropTree(QTreeWidget):
         self.setHeaderLabels(["Tuning", "Right", "Made"])
         self.headerItem().setToolTip(1, "Balanced accuracy on held-out regions.")
         self.header().setStretchLastSection(False)
+        self.header().setMinimumSectionSize(30)
         self.header().setSectionResizeMode(0, QHeaderView.ResizeMode.Stretch)
         for column in (1, 2):
             self.header().setSectionResizeMode(column, QHeaderView.ResizeMode.ResizeToContents)
         self.setIndentation(10)
-        self.setIconSize(QSize(MOST_SWATCHES * SWATCH_PX, SWATCH_PX))
+        self.setIconSize(QSize(MOST_SWATCHES * SWATCH_PX, ICON_PX))
         self.setTextElideMode(Qt.TextElideMode.ElideMiddle)
         self.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
         self.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
@@ -367,17 +370,28 @@ def paths_of(event: Any) -> list[Path]:
 def item_of(one: Listed, is_current: bool) -> QTreeWidgetItem:
     """The row of a tuning: classes as colours and name, balanced accuracy, date."""
     accuracy = "" if one.balanced_accuracy is None else f"{one.balanced_accuracy:.2f}"
-    item = QTreeWidgetItem([one.name, accuracy, one.created[:10]])
+    item = QTreeWidgetItem([one.name, accuracy, day_of(one.created)])
+    item.setToolTip(2, one.created.replace("T", " ")[:16])
     item.setData(0, ROLE, one)
     names = ", ".join(name for name, _ in one.classes)
     item.setToolTip(0, one.problem or f"{one.name}\n{names}\n{one.path.parent}")
     if one.problem:
-        item.setText(1, "cannot be read")
+        item.setText(1, "?")
+        item.setToolTip(1, "It cannot be read.")
         item.setForeground(0, QColor(150, 150, 150))
     else:
         item.setIcon(0, colors_icon([color for _, color in one.classes]))
     mark_current(item, is_current)
     return item
+
+
+def day_of(created: str) -> str:
+    """A day in few letters: 21 Nov this year, Nov 2024 before."""
+    try:
+        day = datetime.fromisoformat(created)
+    except ValueError:
+        return ""
+    return f"{day:%d %b}" if day.year == datetime.now(day.tzinfo).year else f"{day:%b %Y}"
 
 
 def mark_current(item: QTreeWidgetItem, is_current: bool) -> None:
@@ -390,11 +404,11 @@ def mark_current(item: QTreeWidgetItem, is_current: bool) -> None:
 
 def colors_icon(colors: list[tuple[int, int, int]]) -> QIcon:
     """The classes' colours side by side."""
-    pixmap = QPixmap(MOST_SWATCHES * SWATCH_PX, SWATCH_PX)
+    pixmap = QPixmap(MOST_SWATCHES * SWATCH_PX, ICON_PX)
     pixmap.fill(QColor(0, 0, 0, 0))
     painter = QPainter(pixmap)
     for number, color in enumerate(colors[:MOST_SWATCHES]):
-        painter.fillRect(number * SWATCH_PX, 0, SWATCH_PX - 2, SWATCH_PX, QColor(*color))
+        painter.fillRect(number * SWATCH_PX, 0, SWATCH_PX - 1, ICON_PX, QColor(*color))
     painter.end()
     return QIcon(pixmap)
 

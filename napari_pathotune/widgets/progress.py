@@ -122,6 +122,8 @@ def progress_text(job: JobState) -> str:
         f"{job.phase[:1].upper()}{job.phase[1:]}" if job.phase else "",
         f"{thousands(job.done)} of {thousands(job.total)} {job.unit}",
     ]
+    if job.hold:
+        return " · ".join(part for part in parts if part)
     if job.rate:
         parts.append(f"{thousands(job.rate)} {job.unit}/s" if job.rate >= 10 else f"{job.rate:.1f} {job.unit}/s")
     if job.seconds_left is not None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pathotune.methods.checkpoint import Tuning
 
 SCORES = {
@@ -16,16 +19,29 @@ SCORES = {
 }
 
 
+def picture_path(path: Path, label: int) -> Path:
+    """The picture of a class in the folder NAME.card beside a tuning, by its number in the order of the logits."""
+    return pictures_folder(path) / f"class-{label + 1}.jpg"
+
+
+def pictures_folder(path: Path) -> Path:
+    """Where the pictures of a tuning's card lie."""
+    return path.with_name(path.name.removesuffix(".safetensors").removesuffix(".pathotune") + ".card")
+
+
 def model_card(tuning: Tuning) -> str:
     """The card as Markdown; slides appear by pseudonym only."""
     parts = [
         f"# {tuning.name}",
         "**For research use only. Not a medical device; not for diagnosis.**",
         _what(tuning),
+        _use(tuning),
         _classes(tuning),
+        _pictures(tuning),
         _data(tuning),
         _scores(tuning),
-        _backbone(tuning),
+        _mistakes(tuning),
+        _licences(tuning),
         _how(tuning),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -55,6 +71,57 @@ def _what(tuning: Tuning) -> str:
     return "\n".join(lines)
 
 
+def _use(tuning: Tuning) -> str:
+    stain = tuning.task.get("stain")
+    organ = tuning.task.get("organ")
+    made_for = ", ".join(str(part) for part in (organ, stain) if part)
+    lines = [
+        "## Intended use",
+        "",
+        "- Research on tissue images: to outline, count and compare the classes below, with a person looking at it.",
+        "- Not for diagnosis, prognosis or treatment of any person.",
+        f"- Made for: {made_for}" if made_for else "- Made for: tissue and stain as on the slides below",
+        (
+            "- Slides from another scanner, laboratory, stain or organ than those below are outside of what it was "
+            "judged on: judge it there first with `pathotune evaluate`."
+        ),
+    ]
+    return "\n".join(lines)
+
+
+def _pictures(tuning: Tuning) -> str:
+    """The strips of tiles that lie beside the card, where they do; paths are relative to it."""
+    if tuning.path is None:
+        return ""
+    shown = []
+    for label, name in enumerate(tuning.class_names):
+        path = picture_path(tuning.path, label)
+        if path.is_file():
+            place = quote(f"{path.parent.name}/{path.name}")
+            shown += [f"**{_cell(name)}**", "", f"![tiles of {_cell(name)}]({place})", ""]
+    return "\n".join(["## Some of the tiles it learned from", "", *shown]).rstrip() if shown else ""
+
+
+def _mistakes(tuning: Tuning) -> str:
+    """Scores of each class, and who is taken for whom."""
+    metrics, names = tuning.training.get("metrics", {}), tuning.class_names
+    per_class, confusion = metrics.get("per_class") or {}, metrics.get("confusion") or []
+    if not per_class or len(confusion) != len(names):
+        return ""
+    lines = [
+        "## Each class, and who is taken for whom",
+        "",
+        "| drawn as | found | right | F1 | " + " | ".join(f"taken for {_cell(name)}" for name in names) + " |",
+        "| --- |" + " ---: |" * (3 + len(names)),
+    ]
+    for name, row in zip(names, confusion, strict=True):
+        found = per_class.get(name) or {}
+        scores = [_number(found.get(key)) for key in ("recall", "precision", "f1")]
+        lines.append(f"| {_cell(name)} | {' | '.join([*scores, *map(str, row)])} |")
+    lines += ["", "Found: part of its tiles that were called so. Right: part of what was called so that is so."]
+    return "\n".join(lines)
+
+
 def _classes(tuning: Tuning) -> str:
     counts: dict[str, Any] = tuning.training.get("tiles_per_class", {})
     validation: dict[str, Any] = tuning.training.get("validation_tiles_per_class", {})
@@ -62,23 +129,39 @@ def _classes(tuning: Tuning) -> str:
     lines = [
         "## Classes and what it has seen of them",
         "",
-        "| class | regions | tiles | of these held out for validation |",
-        "| --- | ---: | ---: | ---: |",
+        "| class | what it means | regions | tiles | of these held out for validation |",
+        "| --- | --- | ---: | ---: | ---: |",
     ]
+    meant = _definitions(tuning)
     for name in tuning.class_names:
         cells = (_or_dash(regions.get(name)), _or_dash(counts.get(name)), _or_dash(validation.get(name)))
-        lines.append(f"| {_cell(name)} | {' | '.join(cells)} |")
+        lines.append(f"| {_cell(name)} | {_cell(meant.get(name, 'as drawn'))} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _definitions(tuning: Tuning) -> dict[str, str]:
+    """The task's sentence for each class that has one."""
+    rows = tuning.task.get("classes") or ()
+    return {str(row.get("name")): str(row["sentence"]) for row in rows if isinstance(row, dict) and row.get("sentence")}
 
 
 def _data(tuning: Tuning) -> str:
     training = tuning.training
     slides = training.get("slides", [])
     split = training.get("split", {})
+    mpps, scanners = training.get("slide_mpp") or [], training.get("scanners") or []
     lines = ["## Slides", ""]
-    lines.append(f"- {len(slides)} slide{'' if len(slides) == 1 else 's'}, by pseudonym: {_listed(slides) or 'none'}")
-    if training.get("slide_mpp"):
-        lines.append(f"- Their own pixel size: {_listed([f'{value:g}' for value in training['slide_mpp']])} µm")
+    if slides and len(mpps) == len(slides):
+        lines += ["| slide, by pseudonym | scanner | pixel size, µm |", "| --- | --- | ---: |"]
+        known = scanners if len(scanners) == len(slides) else ["not stated"] * len(slides)
+        rows = zip(slides, known, mpps, strict=True)
+        lines += [f"| {_cell(str(name))} | {_cell(str(made))} | {mpp:g} |" for name, made, mpp in rows]
+        lines.append("")
+    else:
+        lines.append(f"- {len(slides)} slides, by pseudonym: {_listed(slides)}" if slides else "- A table of tiles")
+    regions = training.get("regions")
+    if regions:
+        lines.append(f"- Regions drawn on them: {regions}")
     if split:
         lines.append(
             f"- Validation: {split.get('fraction', 0):.0%} of the tiles, split by {split.get('by', 'region')}, so that "
@@ -113,10 +196,10 @@ def _scores(tuning: Tuning) -> str:
     return "\n".join(lines)
 
 
-def _backbone(tuning: Tuning) -> str:
+def _licences(tuning: Tuning) -> str:
     backbone = tuning.backbone
     lines = [
-        "## Backbone and licence",
+        "## Backbone and licences",
         "",
         (
             f"It works with the frozen backbone **{backbone['name']}** only "
@@ -126,11 +209,29 @@ def _backbone(tuning: Tuning) -> str:
         f"- Licence of the backbone: {backbone.get('licence') or 'not stated'}",
         f"- Weights, SHA-256: `{backbone.get('sha256') or 'not stated'}`",
     ]
+    if tuning.text_encoder and tuning.text_encoder.get("name"):
+        lines.append(
+            f"- Sentences were read by the text encoder {tuning.text_encoder['name']}{_licence_of_text(tuning)}"
+        )
+    lines.append(
+        "- This file holds only what was trained on top of it, and says nothing on who may use that: its maker does, "
+        "within the backbone's licence and what the slides' owners agreed to."
+    )
     if backbone.get("non_commercial"):
         lines.append("- The backbone's licence forbids commercial use; it may cover what is tuned on it too.")
     if backbone.get("no_derivatives"):
         lines.append("- The backbone's licence restricts passing on models made from it: read it before sharing this.")
     return "\n".join(lines)
+
+
+def _licence_of_text(tuning: Tuning) -> str:
+    from pathotune.backbones.text import TEXT
+
+    name = str((tuning.text_encoder or {}).get("name"))
+    if name not in TEXT:
+        return ""
+    licence = (TEXT[name].facts or {}).get("licence")
+    return f" (licence: {licence})" if licence else ""
 
 
 def _how(tuning: Tuning) -> str:
@@ -144,6 +245,8 @@ def _how(tuning: Tuning) -> str:
         f"- Temperature of the calibration: {tuning.calibration.get('temperature', 1.0):.3f}",
         f"- Versions: {versions or 'not stated'}",
     ]
+    if tuning.training.get("sweep"):
+        lines.append(f"- Settings chosen by a short trial: {tuning.training['sweep']}")
     if tuning.training.get("ended") == "cancelled":
         lines.append("- Its training was cancelled; this is the best epoch up to then")
     if tuning.config.get("speed") == "interactive":
@@ -151,6 +254,10 @@ def _how(tuning: Tuning) -> str:
     if tuning.training.get("went_on_from"):
         lines.append(f"- It went on from the tuning with SHA-256 `{tuning.training['went_on_from']}`")
     return "\n".join(lines)
+
+
+def _number(value: Any) -> str:
+    return f"{value:.2f}" if isinstance(value, int | float) else "–"
 
 
 def _listed(names: Any) -> str:

@@ -10,8 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from pathotune.errors import OutputRefused, PathotuneError, UsageError
-from pathotune.methods.card import model_card
-from pathotune.methods.checkpoint import SUFFIX, Tuning, card_path, described, tuning_name, tuning_path
+from pathotune.methods.card import model_card, pictures_folder
+from pathotune.methods.checkpoint import (
+    SUFFIX,
+    Tuning,
+    card_path,
+    described,
+    tuning_name,
+    tuning_path,
+)
 
 ASIDE = "Deleted tunings"
 SESSION_SUFFIX = ".session"
@@ -121,9 +128,13 @@ class Library:
 
 
 def belongings(path: Path) -> list[Path]:
-    """The tuning file with what lies beside it under its name: card and session folder."""
-    beside = (path, card_path(path), path.with_name(tuning_name(path) + SESSION_SUFFIX))
-    return [one for one in beside if one.exists()]
+    """The tuning file with what lies beside it under its name: card, its pictures, and session folder."""
+    return [one for one in _places(path) if one.exists()]
+
+
+def _places(path: Path) -> tuple[Path, ...]:
+    """The tuning file, its card, the card's pictures and the session folder, whether they are there or not."""
+    return path, card_path(path), pictures_folder(path), path.with_name(tuning_name(path) + SESSION_SUFFIX)
 
 
 def rename(path: Path, name: str) -> Path:
@@ -146,21 +157,16 @@ def rename(path: Path, name: str) -> Path:
         return path
     if belongings(target):
         raise UsageError(f"There is something called {name} in {path.parent.name} already. Choose another name.")
-    moves = [(one, _under(one, path, target)) for one in belongings(path)]
-    _move(moves)
+    _move(_moves(path, target))
     with contextlib.suppress(PathotuneError, OSError):  # the card says the name; the file itself does not
         tuning = Tuning.load(target)
         card_path(target).write_text(model_card(tuning), encoding="utf-8")
     return target
 
 
-def _under(one: Path, path: Path, target: Path) -> Path:
-    """Where what belongs to `path` lies when the tuning lies at `target`."""
-    if one == path:
-        return target
-    if one == card_path(path):
-        return card_path(target)
-    return target.with_name(tuning_name(target) + SESSION_SUFFIX)
+def _moves(path: Path, target: Path) -> list[tuple[Path, Path]]:
+    """From where to where, when the tuning is to lie at `target`."""
+    return [(one, there) for one, there in zip(_places(path), _places(target), strict=True) if one.exists()]
 
 
 def put_aside(path: Path) -> Path:
@@ -175,7 +181,7 @@ def put_aside(path: Path) -> Path:
         target.parent.mkdir(exist_ok=True)
     except OSError as error:
         raise OutputRefused(f"{target.parent} cannot be made ({error.strerror or error}).") from None
-    _move([(one, _under(one, path, target)) for one in belongings(path)])
+    _move(_moves(path, target))
     return target
 
 
@@ -200,8 +206,9 @@ def take_in(path: Path, folder: Path) -> Path:
         temporary = target.with_name(f".{target.name}.tmp")
         shutil.copyfile(path, temporary)
         temporary.replace(target)
-        if card_path(path).is_file():
-            shutil.copyfile(card_path(path), card_path(target))
+        if pictures_folder(path).is_dir():
+            shutil.copytree(pictures_folder(path), pictures_folder(target))
+        card_path(target).write_text(model_card(Tuning.load(target)), encoding="utf-8")
     except OSError as error:
         raise OutputRefused(f"{path.name} cannot be copied to {folder} ({error.strerror or error}).") from None
     return target

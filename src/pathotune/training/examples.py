@@ -69,6 +69,7 @@ class Examples:
     task : the task card.
     slides : pseudonyms.
     slide_mpp : pixel size of each slide as it was used.
+    scanners : vendor and objective of each slide, as far as its file tells.
     regions_per_class : how many regions gave tiles.
     split_by : "region", "slide", "patient", or "table" where the table has a split of its own.
     origins : paths of the slides, or of each tile's own picture where they come from a table.
@@ -96,6 +97,7 @@ class Examples:
     validation: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     file: Path | None = None
     new_tiles: int = 0
+    scanners: tuple[str, ...] = ()
 
     def tiles_per_class(self, tiles: NDArray[np.int64] | None = None) -> dict[str, int]:
         """How many of the tiles (of all) each class has."""
@@ -273,6 +275,7 @@ class Laid:
             tuple(slide.fingerprint for slide in self.slides),
             np.stack([tiles.x_px0, tiles.y_px0, tiles.width_px0, tiles.height_px0], axis=1),
             file=file,
+            scanners=tuple(scanner_of(slide) for slide in self.slides),
         )
 
     def _keys(self, tiles: LabelledTiles) -> list[bytes]:
@@ -349,6 +352,12 @@ class Laid:
         if why:
             self.notes.append(f"Regions without tiles: {why}")
         return merge_tiles(parts, patients), why
+
+
+def scanner_of(slide: Slide) -> str:
+    """What a slide's file tells of its scanner."""
+    power = f"{slide.objective_power:g}×" if slide.objective_power else ""
+    return " ".join(part for part in (slide.vendor or "", power) if part) or "not stated"
 
 
 def class_colors(names: Sequence[str], task: Task, regions: Sequence[Regions] = ()) -> tuple[tuple[int, int, int], ...]:

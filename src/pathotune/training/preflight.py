@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pathotune.errors import NoTiles
 from pathotune.training.draws import balanced_part
 from pathotune.training.schedule import TrainingConfig
+from pathotune.training.sweep import draws_of
 
 if TYPE_CHECKING:
     from pathotune.methods.base import MethodConfig
@@ -288,7 +289,7 @@ def estimate(
         read = max(0, table.tiles - tiles_kept) * costs.read
         return costs.fixed + read + passes + looked + epochs * draws * costs.learn
 
-    sweep = 6 * draws * costs.learn if training.sweep == "short" else 0.0
+    sweep = draws_of(training) * costs.learn
     kept = min((learned * looks + judged) * costs.kept_mb, float(training.cache_mb)) if keeps else 0.0
     images = table.tiles * image_px * image_px * 3 / 2**20
     span = (seconds(min(training.epochs, training.patience + 1)) + sweep, seconds(training.epochs) + sweep)

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pathotune.errors import OutputRefused
-from pathotune.methods.checkpoint import STATISTICS, TEXT_VECTORS, TRAINED, Tuning
+from pathotune.methods.checkpoint import STATISTICS, TEXT_VECTORS, TRAINED, Tuning, tuning_path
 from pathotune.methods.options import as_plain
 from pathotune.training.distance import QUANTILES, FeatureSpace
 from pathotune.training.metrics import DRAWS, classification_report, temperature_fit
+from pathotune.training.pictures import write_pictures
 from pathotune.training.session import Session, best_path, session_path
 from pathotune.training.validation import softmax
 
@@ -41,6 +42,7 @@ class Outcome:
     logits, validation_features : (n, K) and (n, D) of these, uncalibrated.
     features, feature_tiles : (m, D) of training tiles as they are, and which tiles those are.
     history : one dict per epoch.
+    swept : which settings a short trial chose, in words.
     went_on_from : SHA-256 of the tuning it started from; empty where it started from nothing.
     computed_tiles : looks of tiles that went through the frozen part of the backbone; the others were kept from before.
     """
@@ -66,6 +68,7 @@ class Outcome:
     precision: str
     computed_tiles: int = 0
     went_on_from: str = ""
+    swept: str = ""
 
 
 def keep(outcome: Outcome, out: str | Path, seconds: float, status: str = "done") -> dict[str, Any]:
@@ -78,6 +81,7 @@ def keep(outcome: Outcome, out: str | Path, seconds: float, status: str = "done"
     examples = outcome.examples
     tuning, report, probabilities = _judged(outcome, seconds, DRAWS)
     tuning.training["ended"] = status
+    write_pictures(examples, tuning_path(out))
     path = tuning.save(out)
     result = _result(outcome, report, tuning.calibration["temperature"], seconds, path)
     result["most_wrong"] = most_wrong(examples, outcome.judged_tiles, probabilities)
@@ -185,6 +189,7 @@ def _tuning(outcome: Outcome, temperature: float, report: dict[str, Any], second
         training={
             "slides": list(examples.slides),
             "slide_mpp": list(examples.slide_mpp),
+            "scanners": list(examples.scanners),
             "regions": sum(examples.regions_per_class.values()),
             "regions_per_class": examples.regions_per_class,
             "tiles_per_class": examples.tiles_per_class(),
@@ -192,6 +197,7 @@ def _tuning(outcome: Outcome, temperature: float, report: dict[str, Any], second
             "split": {"by": examples.split_by, "fraction": round(len(labels_of(examples)) / len(examples.labels), 4)},
             "seed": outcome.training.seed,
             "went_on_from": outcome.went_on_from or None,
+            "sweep": outcome.swept or None,
             "epochs": len(outcome.history),
             "best_epoch": outcome.best_epoch,
             "metrics": report,

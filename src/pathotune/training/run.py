@@ -25,6 +25,7 @@ from pathotune.training.examples import Examples
 from pathotune.training.record import Outcome
 from pathotune.training.schedule import TrainingConfig, learning_rate
 from pathotune.training.stopping import Stopping
+from pathotune.training.sweep import sweep
 from pathotune.training.tilepass import Inputs, TilePass, joined
 from pathotune.training.validation import Scores, score
 
@@ -40,8 +41,6 @@ WATCHED = 256
 LOOK_AT = 256
 # Tiles whose lower part is looked at whole.
 START_TILES = 32
-SWEEP_EPOCHS = 2
-SWEEP_FACTORS = (1.0, 1 / 3, 3.0)
 
 State = dict[str, np.ndarray]
 
@@ -62,6 +61,7 @@ class Run:
     ----------
     model : a `methods.base.Method`.
     went_on_from : SHA-256 of the tuning `start_state` is from, for the record.
+    swept : which settings a short trial chose, in words; empty without one.
     best, best_epoch, best_state : scores, number (from 1) and tensors of the best epoch; None and 0 before the first.
     history : one dict per finished epoch.
     """
@@ -88,7 +88,7 @@ class Run:
             torch.manual_seed(training.seed)
             self.model = METHODS.load(method)(config, backbone, examples.class_names, text.vectors).to(device)
         self.is_warm = start_state is not None
-        self.went_on_from = ""
+        self.went_on_from, self.swept = "", ""
         if start_state is not None:
             self.model.load_trainable_state(start_state)
         self.parameters = trained_parameters(self.model)
@@ -113,9 +113,9 @@ class Run:
         self.best_state: State = {}
         self.history: list[dict[str, float]] = []
         self._best_answers: tuple[Tensor, Tensor] | None = None
-        self._begin(self.training.lr)
+        self.begin(self.training.lr)
 
-    def _begin(self, lr: float) -> None:
+    def begin(self, lr: float) -> None:
         """A fresh optimiser and fresh draws."""
         self.optimizer = torch.optim.AdamW(_groups(self.parameters, self.training.weight_decay), lr=lr)
         self.draws = BalancedDraws(self.examples.labels[self.examples.train], self.training.seed)
@@ -150,34 +150,7 @@ class Run:
             lower = self.tiles.lower(chosen[:START_TILES])
             self.model.start(joined(parts)[1].clone(), self.examples.labels[chosen], lower)
         if self.training.sweep == "short":
-            yield from self._sweep()
-
-    def _sweep(self) -> Iterator[Event]:
-        """Try three learning rates for two epochs each and go on with the one of the lowest validation loss."""
-        training, start = self.training, self.model.trainable_state()
-        found: list[tuple[float, float]] = []
-        for number, factor in enumerate(SWEEP_FACTORS):
-            lr = training.lr * factor
-            self._begin(lr)
-            steps = SWEEP_EPOCHS * len(self._epoch_batches())
-            try:
-                for step in range(steps):
-                    if step % (steps // SWEEP_EPOCHS) == 0:
-                        batches_left = self._draw_epoch()
-                    self.step(batches_left.pop(0), learning_rate(step, 2 * steps, steps // 4, lr))
-                    yield Step("trying learning rates", number * steps + step + 1, len(SWEEP_FACTORS) * steps, "steps")
-                found.append((self._scores()[0].loss, lr))
-            except NotFinite:
-                pass  # too high a rate; the others are left
-            self.model.load_trainable_state(start)
-        if not found:
-            raise NotFinite(
-                f"The training went astray at every learning rate tried around {training.lr:g}. Lower it with --lr."
-            )
-        loss, lr = min(found)
-        self.training = replace(training, lr=lr)
-        self._begin(lr)
-        yield Note(f"Learning rate {lr:.2g}: the lowest validation loss ({loss:.3f}) of {len(found)} tried.")
+            yield from sweep(self)
 
     # -- the epochs -----------------------------------------------------------------------------------------------
 
@@ -350,6 +323,7 @@ class Run:
             precision=self.tiles.precision.name,
             computed_tiles=self.tiles.computed,
             went_on_from=self.went_on_from,
+            swept=self.swept,
         )
 
 

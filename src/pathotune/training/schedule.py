@@ -74,7 +74,11 @@ class TrainingConfig:
     ] = 4
     sweep: Annotated[
         Literal["off", "short"],
-        {"tooltip": "short: try the learning rate, a third and three times of it first, each for two epochs."},
+        {
+            "label": "Try a few settings first",
+            "tooltip": "short: try the learning rate, a third and three times of it on a few tiles first (and other "
+            "stain jitter outside the interactive mode), and go on with the best. It takes seconds.",
+        },
     ] = "off"
     max_tiles_per_class: Annotated[
         int,

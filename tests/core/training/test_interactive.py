@@ -364,14 +364,6 @@ PLACES = [(100 + 600 * number, 100 + 1000 * row, name) for row, name in enumerat
 # -- how it is trained ------------------------------------------------------------------------------------------------
 
 
-def test_the_short_sweep_goes_on_with_one_of_the_rates_it_tried(tiny_backbone, source, tmp_path):
-    training = dataclasses.replace(QUICK, sweep="short", epochs=1, lr=1e-3)
-    events, result = finished(tune([source], "pathotune", LATE, tiny_backbone(), training, out=tmp_path / "t"))
-    assert any(isinstance(event, Note) and event.text.startswith("Learning rate") for event in events)
-    chosen = Tuning.load(result["out"]).training["options"]["lr"]
-    assert min(abs(chosen / 1e-3 - factor) for factor in (1 / 3, 1, 3)) < 1e-6
-
-
 def test_automatic_epochs_follow_the_mode_and_where_it_starts():
     full, quick = TrainingConfig().settled(), TrainingConfig().settled(is_interactive=True)
     again = TrainingConfig().settled(is_interactive=True, goes_on=True)

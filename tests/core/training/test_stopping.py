@@ -162,3 +162,20 @@ def test_the_best_epoch_of_a_killed_training_becomes_its_tuning(tiny_backbone, s
     assert not list(folder.glob("best*")) and Session(folder).sides()
     assert "Doe" not in card_path(out).read_text()
     stream.close()
+
+
+def test_the_card_has_pictures_of_every_class_and_names_nobody(tiny_backbone, source, tmp_path):
+    from PIL import Image
+
+    *_, last = tune([source], "linear_probe", {}, tiny_backbone(), QUICK, out=tmp_path / "t")
+    path = tmp_path / "t.pathotune.safetensors"
+    text = card_path(path).read_text()
+    means = []
+    for label, name in enumerate(last.result["classes"]):
+        place = tmp_path / "t.card" / f"class-{label + 1}.jpg"
+        assert f"(t.card/{place.name})" in text and name in text
+        with Image.open(place) as picture:
+            assert picture.height == 96 and picture.width > 96 and not picture.getexif()
+            means.append(np.asarray(picture).mean())
+    assert means[0] > means[1] + 30, "stroma is the pale one"
+    assert "Doe" not in text and "slide-" in text
