@@ -75,13 +75,14 @@ def job_after(job: JobState, event: events.Event) -> JobState:
             total=event.epochs,
             unit="epochs",
             rate=None,
-            seconds_left=None,
+            seconds_left=event.seconds_left,
             text=epoch_text(event),
         )
     return job
 
 
 def epoch_text(event: events.EpochEnd) -> str:
-    """One line on a finished epoch."""
-    scores = ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in event.metrics.items())
-    return f"loss {event.train_loss:.3f}" + (f" · {scores}" if scores else "") + f" · best epoch {event.best_epoch}"
+    """The end of the line on a finished epoch, short enough for the dock; the curves say the rest."""
+    accuracy = event.metrics.get("balanced_accuracy")
+    judged = f"loss {event.train_loss:.3f}" if accuracy is None else f"accuracy {accuracy:.2f}"
+    return f"{judged}, best epoch {event.best_epoch}"

@@ -119,7 +119,7 @@ def progress_text(job: JobState) -> str:
         return job.text
     parts = [
         {"pausing": "Pausing…", "paused": "Paused"}.get(job.hold, ""),
-        f"{job.phase[:1].upper()}{job.phase[1:]}" if job.phase else "",
+        f"{job.phase[:1].upper()}{job.phase[1:]}" if job.phase != job.unit else "",
         f"{thousands(job.done)} of {thousands(job.total)} {job.unit}",
     ]
     if job.hold:
