@@ -85,6 +85,7 @@ def _or_notice(read: Callable[[Path], list[LayerData]], path: Path) -> list[Laye
 
 def _read_slide(path: Path) -> list[LayerData]:
     from napari_pathotune.layers import slide_layer
+    from napari_pathotune.session import session_of
     from pathotune.slides import open_slide
 
     slide = open_slide(path)
@@ -93,6 +94,7 @@ def _read_slide(path: Path) -> list[LayerData]:
     viewer = compat.current_viewer()
     if viewer is not None:
         compat.show_slide_view(viewer)
+        session_of(viewer)  # also without the dock: it keeps slides from hiding each other
     return [slide_layer(slide), *_belonging(slide)]
 
 

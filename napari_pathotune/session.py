@@ -101,6 +101,7 @@ class Session:
         viewer.layers.selection.events.active.connect(self._on_layer_selected)
         for layer in list(viewer.layers):
             self._take_in(layer)
+        self._keep_apart()
 
     @property
     def viewer(self) -> Any:
@@ -480,6 +481,17 @@ class Session:
 
     def _on_layer_inserted(self, event: Any) -> None:
         self._take_in(event.value)
+        if facts(event.value).get("kind") == "slide":
+            self._keep_apart()
+
+    def _keep_apart(self) -> None:
+        """Show the slide that is worked on without the others, and say so: slides lie on each other."""
+        shown, layer = [other for other in self.slide_layers if other.visible], self.active_layer
+        if layer is None or len(shown) < 2:
+            return
+        self.show_alone(layer)
+        name = facts(layer)["slide"].name
+        compat.show_info(f"{name} is shown, the other open slides are hidden: choose one under Slide in the dock.")
 
     def _take_in(self, layer: Any) -> None:
         about = facts(layer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -209,8 +210,10 @@ class PredictPanel(QWidget):
         if follows:
             job.arguments["resume"] = True
         elif self._differs_from_what_is_there(job):
-            self._ask(job)
-            return False
+            if not self._is_kept_beside(job):
+                self._ask(job)
+                return False
+            job.arguments["on_mismatch"] = BESIDE  # as it was answered before
         self._submit(job, follows)
         return True
 
@@ -224,15 +227,34 @@ class PredictPanel(QWidget):
 
     def _differs_from_what_is_there(self, job: Any) -> bool:
         """Whether a result of this tuning lies on this slide with another stride; asked before the worker has to."""
-        from pathotune.inference.predictions import read_attributes, store_path
+        from pathotune.inference.predictions import store_path
 
         slide, tuning = self.session.slide, self.session.tuning
-        if slide is None or tuning is None or slide.mpp is None:
+        if slide is None or tuning is None:
             return False
-        grid = read_attributes(store_path(slide.path, tuning.name, results_folder())).get("grid", {})
+        return self._has_its_stride(store_path(slide.path, tuning.name, results_folder()), job) is False
+
+    def _is_kept_beside(self, job: Any) -> bool:
+        """Whether a result beside the first one, NAME~2 or ~3, has this job's stride: the run goes on with that."""
+        from pathotune.inference.locations import further_paths
+        from pathotune.inference.predictions import store_path
+
+        slide, tuning = self.session.slide, self.session.tuning
+        if slide is None or tuning is None:
+            return False
+        first = store_path(slide.path, tuning.name, results_folder())
+        return any(self._has_its_stride(path, job) for path in takewhile(Path.exists, further_paths(first)))
+
+    def _has_its_stride(self, store: Path, job: Any) -> bool | None:
+        """Whether a store on disk has the job's stride; None where there is no store."""
+        from pathotune.inference.predictions import read_attributes
+
+        slide, tuning = self.session.slide, self.session.tuning
+        there = read_attributes(store).get("grid", {}).get("stride_px0")
+        if there is None or slide is None or tuning is None or slide.mpp is None:
+            return None
         stride = job.arguments["stride_px"] * tuning.reading.mpp / slide.mpp.x
-        there = grid.get("stride_px0")
-        return there is not None and abs(float(there[0]) - stride) > 1e-6 * stride
+        return bool(abs(float(there[0]) - stride) <= 1e-6 * stride)
 
     def _ask(self, job: Any, details: str = "") -> None:
         self._asked_job = job

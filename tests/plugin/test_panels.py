@@ -232,6 +232,27 @@ def test_another_detail_than_the_result_has_is_asked_about_before_anything_is_lo
     assert len(jobs) == 3
 
 
+def test_a_result_that_was_kept_beside_is_gone_on_with_without_a_question(
+    dock: Any, open_slide_layer: Any, tuning: Tuning, jobs: list[Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import json
+
+    from pathotune.inference.predictions import store_path
+
+    monkeypatch.setattr("napari_pathotune.widgets.predict.results_folder", lambda: tmp_path)
+    first = store_path(dock.session.slide.path, tuning.name, tmp_path)
+    for store, stride in ((first, 64.0), (first.with_name(first.name.replace(".pathotune.", "~2.pathotune.")), 32.0)):
+        store.mkdir()
+        about = {"attributes": {"pathotune": {"grid": {"stride_px0": [stride, stride]}}}}
+        (store / "zarr.json").write_text(json.dumps(about))
+    dock.session.set_tuning(tuning)
+    dock.predict.form["density"].value = "twice as dense"
+    assert dock.predict.start("slide")
+    assert jobs[-1].arguments["on_mismatch"] == "beside" and dock.predict.question.isHidden()
+    dock.predict.form["density"].value = "four times as dense"
+    assert not dock.predict.start("slide") and not dock.predict.question.isHidden()
+
+
 def test_what_only_the_worker_finds_different_is_asked_about_too(
     dock: Any, open_slide_layer: Any, tuning: Tuning, jobs: list[Any], notices: list[str]
 ) -> None:

@@ -71,6 +71,21 @@ def test_the_selected_slide_is_the_active_one(viewer: Any, add: Any, slide: Any,
     assert session.slide is slide
 
 
+def test_a_slide_that_is_opened_beside_others_is_shown_alone_and_it_is_said(
+    viewer: Any, add: Any, slide: Any, silent_slide_path: Path, notices: list[str]
+) -> None:
+    from pathotune.slides import open_slide
+
+    first, second = add([slide_layer(slide), slide_layer(open_slide(silent_slide_path))])
+    session = session_of(viewer)  # the dock is opened later
+    assert second.visible and not first.visible and len(notices) == 1 and "silent.tiff is shown" in notices[0]
+    session.show_alone(first)
+    assert first.visible and not second.visible and len(notices) == 1
+    viewer.layers.remove(second)
+    add([slide_layer(open_slide(silent_slide_path))])
+    assert not first.visible and viewer.layers[-1].visible and len(notices) == 2
+
+
 def test_a_chosen_slide_is_not_hidden_by_the_others(viewer: Any, add: Any, slide: Any, silent_slide_path: Path) -> None:
     from pathotune.slides import open_slide
 

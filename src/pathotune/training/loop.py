@@ -89,12 +89,7 @@ def tune(
     training = training or TrainingConfig()
     loaded = _loaded(backbone)
     start = start_from(continue_from, loaded) if continue_from is not None else None
-    if start is not None:
-        method, config = start.method, start.config
-        # What was learned holds for tiles read that way only.
-        training = replace(training, stain=start.tuning.reading.stain)  # type: ignore[arg-type]
-    else:
-        config = method_config if isinstance(method_config, MethodConfig) else load_config(method, method_config)
+    method, config, training = _plan(start, method, method_config, training)
     device = pick_device(training.device)
     loaded = loaded.to(device)
     reading = training.reading_of(loaded.card)
@@ -116,6 +111,16 @@ def tune(
         run.went_on_from = start.tuning.fingerprint if start is not None and state is not None else ""
         with contextlib.closing(run.tiles), stopping:
             yield from _trained(run, out, started)
+
+
+def _plan(
+    start: Start | None, method: str, config: MethodConfig | Mapping[str, Any] | None, training: TrainingConfig
+) -> tuple[str, MethodConfig, TrainingConfig]:
+    """Method, its config and the training options: those of the tuning to go on from where there is one."""
+    if start is not None:
+        # What was learned holds for tiles read that way only.
+        return start.method, start.config, replace(training, stain=start.tuning.reading.stain)  # type: ignore[arg-type]
+    return method, config if isinstance(config, MethodConfig) else load_config(method, config), training
 
 
 def _trained(run: Run, out: str | Path, started: float) -> Iterator[Event]:

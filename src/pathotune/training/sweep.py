@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -116,7 +116,7 @@ def _set(run: Run, lr: float, jitter: float) -> None:
 
 def _tried(
     run: Run, lr: float, jitter: float, start: dict[str, np.ndarray], number: int, total: int
-) -> Iterator[Event]:
+) -> Generator[Event, None, Trial]:
     """One trial, from the same start as every other; gives the `Trial`."""
     _set(run, lr, jitter)
     parts = _batches(run.training)
