@@ -59,6 +59,8 @@ class SuggestPanel(QWidget):
         self.number.setRange(1, 200)
         self.number.setValue(USUAL_COUNT)
         self.number.setSuffix(" places")
+        # Qt counts neither the theme's large buttons nor, on some systems, the suffix.
+        self.number.setMinimumWidth(self.number.fontMetrics().horizontalAdvance("200 places") + 64)
         self.hint, self.what = text_label(), text_label()
         self.list, self.classes = PlaceList(), ClassButtons()
         self.back = button("Previous", "Go to the place before (P).", "Previous place")

@@ -27,6 +27,7 @@ from napari_pathotune.widgets.calibration import CalibrationCurve
 from napari_pathotune.widgets.parts import heading, named, text_label
 
 MOST_TILES = 24
+MOST_NAMED_COLUMNS = 3
 
 
 class ResultPanel(QWidget):
@@ -103,8 +104,17 @@ class ResultPanel(QWidget):
     def _fill_confusion(self, table: list[list[int]], names: list[str], colors: dict[str, Any]) -> None:
         self.confusion.setRowCount(len(table))
         self.confusion.setColumnCount(len(table))
-        self.confusion.setHorizontalHeaderLabels([_short(name) for name in names])
-        self.confusion.setVerticalHeaderLabels([_short(name, 14) for name in names])
+        # More than a few names have no room above columns: the rows' numbers stand for them.
+        by_number = len(names) > MOST_NAMED_COLUMNS
+        numbers = [f"{number} " if by_number else "" for number in range(1, len(names) + 1)]
+        self.confusion.setHorizontalHeaderLabels(
+            list(map(str.strip, numbers)) if by_number else [_short(name) for name in names]
+        )
+        self.confusion.setVerticalHeaderLabels(
+            [number + _short(name, 14) for number, name in zip(numbers, names, strict=True)]
+        )
+        for column, name in enumerate(names[: len(table)]):
+            self.confusion.horizontalHeaderItem(column).setToolTip(f"Taken for {name}")
         for row, counts in enumerate(table):
             total = sum(counts) or 1
             for column, count in enumerate(counts):
@@ -119,6 +129,7 @@ class ResultPanel(QWidget):
                     f"{count} of {total} tiles drawn as {names[row]} were taken {said} ({count / total:.0%})."
                 )
                 self.confusion.setItem(row, column, item)
+        self.confusion.horizontalHeader().setMinimumSectionSize(18)
         self.confusion.horizontalHeader().setSectionResizeMode(QHeaderView.ResizeMode.Stretch)
         _fit_height(self.confusion)
 
