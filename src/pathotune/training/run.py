@@ -117,7 +117,8 @@ class Run:
 
     def begin(self, lr: float) -> None:
         """A fresh optimiser and fresh draws."""
-        self.optimizer = torch.optim.AdamW(_groups(self.parameters, self.training.weight_decay), lr=lr)
+        kind = torch.optim.SGD if self.training.optimizer == "sgd" else torch.optim.AdamW
+        self.optimizer: torch.optim.Optimizer = kind(_groups(self.parameters, self.training.weight_decay), lr=lr)
         self.draws = BalancedDraws(self.examples.labels[self.examples.train], self.training.seed)
 
     # -- before the first step ------------------------------------------------------------------------------------

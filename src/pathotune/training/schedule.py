@@ -28,7 +28,13 @@ class TrainingConfig:
         float,
         {"min": 1e-7, "max": 1.0, "step": 1e-5, "tooltip": "Learning rate after the warm-up."},
     ] = 3e-3
-    weight_decay: Annotated[float, {"min": 0.0, "max": 1.0, "step": 1e-5, "tooltip": "Weight decay of AdamW."}] = 1e-4
+    weight_decay: Annotated[float, {"min": 0.0, "max": 1.0, "step": 1e-5, "tooltip": "Weight decay."}] = 1e-4
+    optimizer: Annotated[
+        Literal["adamw", "sgd"],
+        {
+            "tooltip": "adamw: what works at the usual rate. sgd: plain steps, as some papers have them, at a rate of 0.03."
+        },
+    ] = "adamw"
     warmup_epochs: Annotated[
         int, {"min": 0, "max": 100, "tooltip": "Epochs in which the learning rate rises to its full value."}
     ] = 2

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from pathotune.events import Note, result_of
@@ -34,3 +36,13 @@ def test_a_backbone_without_tokens_is_tuned_with_a_warning(tiny_backbone, source
     warnings = [event.text for event in events if isinstance(event, Note) and event.level == "warning"]
     assert any("takes no tokens" in text for text in warnings)
     assert np.isfinite(events[-1].result["val"]["balanced_accuracy"])
+
+
+def test_the_published_recipe_can_be_asked_for(tiny_backbone, source, tmp_path):
+    published = {**WORDS, "neck_start": "identity", "standardise": "false"}
+    training = replace(QUICK, optimizer="sgd", lr=0.03, weight_decay=0.0, epochs=4)
+    result = result_of(tune([source], "cite", published, tiny_backbone(), training, out=tmp_path / "t"))
+    losses = [epoch["train_loss"] for epoch in result["epochs"]]
+    assert losses[-1] < losses[0]
+    mean = Tuning.load(result["out"]).trained["head.mean"]
+    assert not mean.any(), "the features go in as they are"
