@@ -24,8 +24,9 @@ AXES = 32  # directions of largest variance in which features are compared; the 
 REFERENCES = 4_000  # tiles among which a tile's like are counted
 LIKE = 10  # a tile is typical where so many others lie close
 TYPICAL_POWER = 2.0
-# Tiles between one place and the next, and between a place and what is labelled, as far as there are enough places.
-GAPS_TILES = (2.0, 1.0)
+# Tiles from one place to the next, and from a place to what is labelled, as far as there are enough places; at least
+# they never overlap, nor what is labelled.
+GAPS_TILES = ((2.0, 2.0), (1.0, 0.0))
 
 
 @dataclass(frozen=True)
@@ -129,8 +130,8 @@ def choose(
     worth = doubt * typical**TYPICAL_POWER
     unlike = _distance2(space, space[known]) if known.any() else np.ones(len(space))
     chosen: list[int] = []
-    for gap in GAPS_TILES:
-        far = free & _is_far(cells, cells[known], gap)
+    for gap, gap_to_known in GAPS_TILES:
+        far = free & _is_far(cells, cells[known], gap_to_known)
         for row in chosen:
             far &= _is_far(cells, cells[[row]], gap)
         while len(chosen) < count and far.any():
@@ -247,7 +248,7 @@ def _is_far(cells: Floats, others: Floats, gap: float) -> Flags:
     """(n,) whether every other place is so many tiles away, in x or in y."""
     from scipy.spatial import cKDTree
 
-    if not len(others):
+    if not len(others) or not gap:
         return np.ones(len(cells), bool)
     away, _ = cKDTree(others).query(cells, p=np.inf, distance_upper_bound=gap)
     return np.asarray(away >= gap - 1e-6)

@@ -83,6 +83,10 @@ def test_close_places_are_better_than_none_and_there_are_never_more_than_there_i
     rows = choose(dense, np.zeros(81, bool), np.zeros(81, bool), 81, np.full(2, 2.0))
     cells = np.stack([dense.row, dense.column], axis=1)[rows]
     assert (np.abs(cells[:, None] - cells).max(axis=2) + 9 * np.eye(len(rows))).min() >= 2, "tiles never overlap"
+    drawn = [Region(shapely.box(100, 100, 200, 200), "a")]
+    known, touched = covered(dense.centres_px0, np.full(2, TILE), drawn)
+    rows = choose(dense, known, touched, 30, np.full(2, 2.0))
+    assert len(rows) >= 6 and not touched[rows].any(), "right beside what is drawn, where there is no other room"
 
 
 def test_a_part_is_looked_at_where_there_are_very_many(monkeypatch: pytest.MonkeyPatch) -> None:
