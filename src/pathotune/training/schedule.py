@@ -31,9 +31,7 @@ class TrainingConfig:
     weight_decay: Annotated[float, {"min": 0.0, "max": 1.0, "step": 1e-5, "tooltip": "Weight decay."}] = 1e-4
     optimizer: Annotated[
         Literal["adamw", "sgd"],
-        {
-            "tooltip": "adamw: what works at the usual rate. sgd: plain steps, as some papers have them, at a rate of 0.03."
-        },
+        {"tooltip": "adamw: what works at the usual rate. sgd: plain steps, as papers have them, at a rate of 0.03."},
     ] = "adamw"
     warmup_epochs: Annotated[
         int, {"min": 0, "max": 100, "tooltip": "Epochs in which the learning rate rises to its full value."}
