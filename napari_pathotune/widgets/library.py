@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime
 from html import escape
@@ -30,6 +31,7 @@ from napari_pathotune.widgets.parts import Card, Question, button, named, swatch
 if TYPE_CHECKING:
     from pathotune.methods.library import Listed
 
+log = logging.getLogger("pathotune")
 SUFFIX = ".safetensors"
 MOST_SWATCHES = 6
 SWATCH_PX = 7
@@ -234,6 +236,10 @@ class LibraryPanel(QWidget):
             return
         self.window_of_card.show()
 
+    def illustrate(self, path: Path, slide_path: str, store_path: str) -> None:
+        """Have a thread put the picture of a prediction on a tuning's card where it has none yet."""
+        self._pool.submit(_illustrated, path, slide_path, store_path)
+
     # -- files
 
     def _on_rename_clicked(self) -> None:
@@ -437,6 +443,17 @@ def title_of(backbone: str) -> str:
         return backbone_card(backbone).title
     except PathotuneError:
         return f"{backbone}: not known here"
+
+
+def _illustrated(path: Path, slide_path: str, store_path: str) -> None:
+    """Thread: a picture that cannot be made costs only that."""
+    from napari_pathotune.card_overlay import add_overlay
+    from pathotune.errors import PathotuneError
+
+    try:
+        add_overlay(path, slide_path, store_path)
+    except (PathotuneError, OSError) as error:
+        log.warning("the card of %s has no picture of a prediction: %s", path.name, error)
 
 
 def trashed(path: Path) -> bool:

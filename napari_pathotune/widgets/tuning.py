@@ -121,6 +121,9 @@ class TuningPanel(QWidget):
             self.refuse(job.text)
         if job.stage in ("done", "failed"):
             self._earlier = None
+        tuning = self.session.tuning
+        if job.stage == "done" and tuning is not None and tuning.path is not None and job.result.get("store"):
+            self.library.illustrate(tuning.path, self.session.job_slide_path, str(job.result["store"]))
 
     def _on_file_moved(self, path: Path, target: Path | None) -> None:
         """A tuning was renamed or deleted; the one in use goes with its file."""

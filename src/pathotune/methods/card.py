@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
     from pathotune.methods.checkpoint import Tuning
 
+OVERLAY = "overlay.jpg"
 SCORES = {
     "balanced_accuracy": "Balanced accuracy",
     "auc": "AUC (one class against the rest, mean)",
@@ -22,6 +23,11 @@ SCORES = {
 def picture_path(path: Path, label: int) -> Path:
     """The picture of a class in the folder NAME.card beside a tuning, by its number in the order of the logits."""
     return pictures_folder(path) / f"class-{label + 1}.jpg"
+
+
+def overlay_path(path: Path) -> Path:
+    """The picture of a prediction in the folder NAME.card."""
+    return pictures_folder(path) / OVERLAY
 
 
 def pictures_folder(path: Path) -> Path:
@@ -99,7 +105,12 @@ def _pictures(tuning: Tuning) -> str:
         if path.is_file():
             place = quote(f"{path.parent.name}/{path.name}")
             shown += [f"**{_cell(name)}**", "", f"![tiles of {_cell(name)}]({place})", ""]
-    return "\n".join(["## Some of the tiles it learned from", "", *shown]).rstrip() if shown else ""
+    parts = ["## Some of the tiles it learned from", "", *shown] if shown else []
+    if overlay_path(tuning.path).is_file():
+        place = quote(f"{pictures_folder(tuning.path).name}/{OVERLAY}")
+        parts += ["## What it makes of a slide", "", f"![predicted classes on a slide]({place})", ""]
+        parts += ["Only the tiles that were predicted are shown."]
+    return "\n".join(parts).rstrip()
 
 
 def _mistakes(tuning: Tuning) -> str:
