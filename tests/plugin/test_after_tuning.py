@@ -116,6 +116,7 @@ def test_nothing_follows_that_nobody_wants(
         ended(dock, client, run_loop, events.Finished({"tiles": 4}), 2)
     elif stage == "cancelled":
         ended(dock, client, run_loop, events.Failed("Cancelled", "The work was cancelled.", 130), 2)
+    assert [job.command for job in client.jobs] == (["tune"] if stage == "off" else ["tune", "predict"])
 
 
 def test_a_tuning_that_cannot_be_opened_predicts_nothing(
