@@ -121,7 +121,6 @@ class LibraryPanel(QWidget):
         self.question.answered.connect(self._on_question_answered)
         self.add_folder.clicked.connect(self._on_add_folder_clicked)
         self.open_folder.clicked.connect(self._on_open_folder_clicked)
-        self.destroyed.connect(lambda _=None, pool=self._pool: pool.shutdown(wait=False, cancel_futures=True))
 
     # -- what is listed
 

@@ -35,7 +35,6 @@ class PlaceList(QListWidget):
         self._timer = QTimer(self)
         self._timer.setInterval(POLL_MS)
         self._timer.timeout.connect(self._on_time)
-        self.destroyed.connect(lambda _=None, pool=self._pool: pool.shutdown(wait=False, cancel_futures=True))
 
     def show_round(self, suggested: Round | None) -> None:
         """Fill it with these places, or empty it."""
