@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import Qt, QTimer, Signal
 from qtpy.QtGui import QKeySequence
-from qtpy.QtWidgets import QHBoxLayout, QScrollArea, QSpinBox, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QHBoxLayout, QLabel, QScrollArea, QSpinBox, QVBoxLayout, QWidget
 
 from napari_pathotune import compat
 from napari_pathotune.corrections import Round, fit_width, frame_layer, show_frames
@@ -58,9 +58,6 @@ class SuggestPanel(QWidget):
         named(self.number, "Number of places", "How many places are suggested at once.")
         self.number.setRange(1, 200)
         self.number.setValue(USUAL_COUNT)
-        self.number.setSuffix(" places")
-        # Qt counts neither the theme's large buttons nor, on some systems, the suffix.
-        self.number.setMinimumWidth(self.number.fontMetrics().horizontalAdvance("200 places") + 64)
         self.hint, self.what = text_label(), text_label()
         self.list, self.classes = PlaceList(), ClassButtons()
         self.back = button("Previous", "Go to the place before (P).", "Previous place")
@@ -89,6 +86,7 @@ class SuggestPanel(QWidget):
         top = QHBoxLayout()
         top.addWidget(self.ask, 1)
         top.addWidget(self.number)
+        top.addWidget(QLabel("places"))  # as a suffix it is cut off beside the theme's large buttons
         steps = QHBoxLayout()
         for control in (self.back, self.yes, self.pass_over, self.forward):
             steps.addWidget(control)
@@ -124,7 +122,6 @@ class SuggestPanel(QWidget):
         self.session.viewer.layers.events.removed.connect(self._on_layer_removed)
         compat.camera(self.session.viewer).events.zoom.connect(self._on_zoom)
         self.destroyed.connect(self._timer.stop)
-        self.destroyed.connect(partial(_end_pool, self._pool))
 
     def keys(self) -> dict[str, Callable[[], None]]:
         """What each key does while places are suggested."""
@@ -405,10 +402,6 @@ class SuggestPanel(QWidget):
     def _on_zoom(self, event: Any = None) -> None:
         if self.layer is not None:
             fit_width(self.layer, float(compat.camera(self.session.viewer).zoom))
-
-
-def _end_pool(pool: ThreadPoolExecutor, _: Any = None) -> None:
-    pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _find(store: str, regions: Any, count: int, skipped: list[tuple[float, float]]) -> list[Any]:
