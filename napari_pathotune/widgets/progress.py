@@ -160,7 +160,8 @@ def done_text(job: JobState) -> str:
     if tiles == 0:
         return "There is no tissue in what was chosen, so nothing was predicted."
     many = f"{thousands(tiles)} tiles predicted" if isinstance(tiles, int) else "Predicted"
-    return f"{many}{took}."
+    # Of a run that went on the seconds are those of its last part, the tiles all there are.
+    return f"{many}." if result.get("status") == "resumed" else f"{many}{took}."
 
 
 def duration(seconds: float) -> str:

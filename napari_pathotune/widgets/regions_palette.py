@@ -65,6 +65,7 @@ class ClassTable(QTreeWidget):
             stretch = QHeaderView.ResizeMode.Stretch
             header.setSectionResizeMode(column, stretch if column == NAME else QHeaderView.ResizeMode.ResizeToContents)
         self._rows: list[Row] = []
+        self._fit(0)
         self.currentItemChanged.connect(self._on_current_changed)
         self.itemClicked.connect(self._on_clicked)
         self.itemChanged.connect(self._on_item_changed)

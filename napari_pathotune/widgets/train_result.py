@@ -48,6 +48,9 @@ class ResultPanel(QWidget):
         self.wrong_title = QLabel()
         self.wrong = QListWidget()
         named(self.wrong, "Most wrong tiles", "The surest mistakes on held-out regions. Click one to go there.")
+        # Counts of two digits have room in many narrow columns only without the theme's padding.
+        self.confusion.setStyleSheet("QTableView::item { padding: 0px; }")
+        self.confusion.setTextElideMode(Qt.TextElideMode.ElideNone)
         for table in (self.confusion, self.scores):
             table.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
             for corner in table.findChildren(QAbstractButton):
@@ -111,7 +114,7 @@ class ResultPanel(QWidget):
             list(map(str.strip, numbers)) if by_number else [_short(name) for name in names]
         )
         self.confusion.setVerticalHeaderLabels(
-            [number + _short(name, 14) for number, name in zip(numbers, names, strict=True)]
+            [number + _short(name, 10 if number else 14) for number, name in zip(numbers, names, strict=True)]
         )
         for column, name in enumerate(names[: len(table)]):
             self.confusion.horizontalHeaderItem(column).setToolTip(f"Taken for {name}")
