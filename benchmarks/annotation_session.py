@@ -194,16 +194,25 @@ class Session:
         return int((answers >= 0).sum())
 
     def _show_random(self, count: int) -> None:
+        """Have the panel ask about tiles drawn by chance among all that nothing is drawn on."""
         from napari_pathotune.corrections import Round
-        from pathotune.inference.suggest import suggest_places
+        from pathotune.inference.predictions import PredictionStore
+        from pathotune.inference.suggest import Place, covered
+        from pathotune.inference.tiletable import predicted_tiles
 
         panel, drawing = self.dock.tune.suggest, self.dock.tune.board.active
-        store = self.dock.session.result.store
+        store = PredictionStore.open(Path(self.dock.session.result.store))
+        tiles, (width, height) = predicted_tiles(store), store.grid.tile_px0
         regions = self.dock.tune.board.regions_of(drawing.slide_layer)
-        every = suggest_places(store, regions, count=100_000)
-        chosen = self.random.permutation(len(every))[:count]
+        _, touched = covered(tiles.centres_px0, np.asarray((width, height)), regions, ())
+        places = []
+        for row in self.random.permutation(np.flatnonzero(~touched))[:count].tolist():
+            x, y = tiles.centres_px0[row].tolist()
+            said = dict(zip(store.class_names, tiles.probabilities[row].tolist(), strict=True))
+            box = (x - width / 2, y - height / 2, width, height)
+            places.append(Place(x, y, box, said, int(tiles.row[row]), int(tiles.column[row])))
         panel._end_round()
-        panel.begin(Round(drawing, [every[index] for index in chosen.tolist()]))
+        panel.begin(Round(drawing, places))
 
     def labelled(self) -> int:
         """Tiles that the last tuning learned from or was judged by."""
