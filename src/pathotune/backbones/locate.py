@@ -106,7 +106,11 @@ def advice(card: BackboneCard, why: str) -> BackboneUnavailable:
     size = f", {card.params_m:g} million parameters" if card.params_m else ""
     licence = card.licence or "licence not stated"
     gate = ", its authors ask for an agreement first" if card.gated else ""
-    where = f" Ask for it at {card.where_to_ask}, then set HF_TOKEN or run `hf auth login`." if card.hub_id else ""
+    where = ""
+    if card.hub_id and card.gated is False:
+        where = f" It can be had at {card.where_to_ask} without a token."
+    elif card.hub_id:
+        where = f" Ask for it at {card.where_to_ask}, then set HF_TOKEN or run `hf auth login`."
     folder = settings().models_dir / card.name
     return BackboneUnavailable(
         f"The weights of {card.title} ({licence}{size}{gate}) are not on this machine: {why}.{where} "

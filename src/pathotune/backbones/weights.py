@@ -105,7 +105,7 @@ def refuse_misfits(
     """Raise WeightsRefused naming what does not fit; nothing is ever left at its random start."""
     faults = []
     for what, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen)):
-        listed = sorted(names)
+        listed = sorted(name.removeprefix("network.") for name in names)  # as the file's maker calls them
         if listed:
             shown = ", ".join(listed[:4]) + (f" and {len(listed) - 4} more" if len(listed) > 4 else "")
             faults.append(f"{len(listed)} {what} ({shown})")

@@ -68,7 +68,9 @@ def follow(stream: Iterable[events.Event], quiet: bool = False) -> dict[str, Any
     from rich.console import Console
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
+    # In a log every sentence stays one line; only a terminal's own width is worth breaking for.
     console = Console(stderr=True, quiet=quiet)
+    console.soft_wrap = not console.is_terminal
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[facts]}"))
     result: dict[str, Any] = {}
     bars: dict[str, TaskID] = {}

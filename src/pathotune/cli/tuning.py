@@ -20,7 +20,7 @@ from pathotune.cli.terminal import (
     say,
     set_loudness,
 )
-from pathotune.errors import FileMissing, UsageError
+from pathotune.errors import FileMissing, UnknownName, UsageError
 
 if TYPE_CHECKING:
     from pathotune.datasets.tiles import TileTable
@@ -100,7 +100,7 @@ def tune(
     quiet: QuietOption = False,
 ) -> None:
     """Tune prompts (or another method) on drawn regions or labelled tiles, and save the tuning."""
-    from pathotune.methods import load_config
+    from pathotune.methods import config_class, load_config
     from pathotune.methods.checkpoint import Tuning, tuning_path
     from pathotune.methods.options import options_of, parse_settings, with_settings
     from pathotune.training.schedule import TrainingConfig
@@ -108,6 +108,9 @@ def tune(
     set_loudness(verbose, quiet)
     settings = parse_settings(set_ or [])
     of_training = {key: settings.pop(key) for key in list(settings) if key in options_of(TrainingConfig)}
+    of_method = options_of(config_class(method))
+    for key in settings.keys() - of_method.keys():
+        raise UnknownName("setting", key, [*of_method, *options_of(TrainingConfig)])
     config = load_config(method, settings)
     given = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "seed": seed, "split_by": split_by, "device": device}
     training = with_settings(

@@ -167,6 +167,11 @@ def _predict(arguments: dict[str, Any], cache: BackboneCache, cancel: Callable[[
 def tuning_backbone(tuning: Any, backbone: str | None, weights: str | None, cache: BackboneCache) -> Backbone:
     """The backbone a tuning was made for, or another source of the same one that the person names."""
     facts = tuning.backbone
+    if backbone:
+        from pathotune.backbones import backbone_card
+        from pathotune.methods import check_backbone_name
+
+        check_backbone_name(tuning, backbone_card(backbone).name)
     return warm_backbone(backbone or facts["name"], weights, facts.get("sha256"), cache)
 
 

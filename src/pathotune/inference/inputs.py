@@ -49,14 +49,17 @@ def collect_slides(
     Raises
     ------
     FileMissing, TableUnreadable, NoTiles : a path is missing, the table is no table, or there is no slide at all.
+    UsageError : neither a path nor a table is given.
     """
+    if not paths and table is None:
+        raise UsageError("No slide is named: give slides, a folder of slides, or --slides TABLE.csv.")
     found = [item for path in paths for item in _below(path, recursive, mpp)]
     if table is not None:
         found += _of_table(table, mpp)
     if not found:
         where = ", ".join(map(str, [*paths, *([table] if table else [])]))
         advice = "" if recursive else " Add --recursive to look into subfolders."
-        raise NoTiles(f"There is no slide in {where or 'nothing'}.{advice}")
+        raise NoTiles(f"There is no slide in {where}.{advice}")
     return found
 
 

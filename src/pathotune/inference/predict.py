@@ -118,6 +118,13 @@ def predict_slide(
 
 def _tiles(slide: Slide, tuning: Tuning, part: dict[str, Any]) -> Generator[Event, None, TileSet]:
     """The tiles with tissue in the part of the slide that is asked for."""
+    box, size = part["box_px0"], (slide.width_px0, slide.height_px0)
+    if box is not None and any(box[axis] >= size[axis] or box[axis] + box[axis + 2] <= 0 for axis in (0, 1)):
+        x, y, width, height = (f"{value:.10g}" for value in box)
+        yield Note(
+            f"The region {x},{y},{width},{height} lies off {slide.name}, which is {size[0]} × {size[1]} pixels.",
+            "warning",
+        )
     mask = tissue_mask(slide)
     if mask.is_almost_empty:
         yield Note(f"Hardly any tissue was found on {slide.name} ({100 * mask.fraction:.2f} %).", "warning")

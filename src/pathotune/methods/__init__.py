@@ -145,8 +145,7 @@ def check_backbone(tuning: Tuning, backbone: Backbone) -> None:
     """Refuse another backbone than the one the tuning was made with, with the sentence that says which it needs."""
     need, card = tuning.backbone, backbone.card
     wanted = f"This tuning needs the backbone {need['name']}"
-    if card.name != need["name"]:
-        raise TuningMismatch(f"{wanted}, not {card.name}. Load that backbone, or tune again on this one.")
+    check_backbone_name(tuning, card.name)
     if backbone.embed_dim != need["embed_dim"]:
         raise TuningMismatch(f"{wanted} with tokens {need['embed_dim']} wide; this one's are {backbone.embed_dim}.")
     if card.mpp != need["mpp"]:
@@ -155,4 +154,13 @@ def check_backbone(tuning: Tuning, backbone: Backbone) -> None:
         raise TuningMismatch(
             f"{wanted} with the weights {need['sha256'][:12]}…; the ones loaded are "
             f"{str(backbone.weights_sha256)[:12]}…. Get the same release of the backbone, or tune again."
+        )
+
+
+def check_backbone_name(tuning: Tuning, name: str) -> None:
+    """Refuse a backbone of another name, before its weights are looked for."""
+    need = tuning.backbone["name"]
+    if name != need:
+        raise TuningMismatch(
+            f"This tuning needs the backbone {need}, not {name}. Load that backbone, or tune again on this one."
         )

@@ -120,6 +120,14 @@ def test_damaged_files_are_refused(tmp_path: Path, name: str, content: bytes, co
         load_backbone(CARD, weights=tmp_path / name)
 
 
+def test_a_tensor_that_is_missing_is_called_what_the_file_calls_it(model: Backbone, tmp_path: Path) -> None:
+    tensors = tensors_of(model)
+    del tensors["norm.bias"]
+    save_file(tensors, tmp_path / "model.safetensors")
+    with pytest.raises(WeightsRefused, match=r"1 missing \(norm\.bias\)"):
+        load_backbone(CARD, weights=tmp_path)
+
+
 def test_numbers_that_are_not_finite_are_refused(model: Backbone, tmp_path: Path) -> None:
     tensors = {name: value.clone() for name, value in tensors_of(model).items()}
     tensors["blocks.1.mlp.fc1.weight"][3, 3] = float("nan")
@@ -205,6 +213,10 @@ def test_a_backbone_that_is_not_here_says_how_to_get_it(monkeypatch: pytest.Monk
         assert word in text
     assert "switched off" in text
     assert "hf_never_show_this" not in text
+    with pytest.raises(BackboneUnavailable) as caught:
+        load_backbone("vit-small-in21k-ft-in1k")  # free for all: nobody has to be asked, no token is needed
+    assert "It can be had at https://huggingface.co/timm/" in str(caught.value)
+    assert "Ask for it" not in str(caught.value) and "HF_TOKEN" not in str(caught.value)
     with pytest.raises(BackboneUnavailable, match=r"github\.com/openmedlab/PathoDuet"):
         load_backbone("pathoduet-he")
 

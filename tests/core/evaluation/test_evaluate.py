@@ -89,6 +89,7 @@ def test_folders_are_paired_by_name(tuned, tmp_path, capsys):
         (("--out", "x", "--slide", "nowhere.svs", "--regions", "a.geojson"), 1, "does not exist"),
         (("--out", "x", "--tiles", "nowhere.csv"), 1, "does not exist"),
         (("--out", "x", "--tiles", ".", "--set", "colour=red"), 2, "no setting called 'colour'"),
+        (("--out", "x", "--tiles", ".", "--method", "linear_probe", "--set", "epoch=3"), 2, "Did you mean 'epochs'?"),
         (("--out", "x", "--tiles", ".", "--set", "colour"), 2, "key=value"),
         (("--out", "x", "--tiles", ".", "--method", "magic"), 2, "no method called 'magic'"),
         (("--out", "x", "--tiles", ".", "--lr", "7"), 2, "lr must be between"),

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from pathotune.cli import main
-from pathotune.errors import FileMissing, TableUnreadable, UnknownName, UsageError
-from pathotune.events import Event, Finished
-from pathotune.execution.job import Job, run_job
+from pathotune.cli.terminal import follow
+from pathotune.errors import FileMissing, TableUnreadable, TuningMismatch, UnknownName, UsageError
+from pathotune.events import Event, Finished, Note
+from pathotune.execution.job import Job, run_job, tuning_backbone
 from pathotune.training.preflight import Costs
 
 
@@ -103,6 +104,15 @@ def test_predictions_with_tunings_of_one_backbone_and_a_tuning_on_it_load_its_we
     assert loaded == ["b", "b"] and predicted[-1] == ("sha-2", "sha-2") and len(cache) == 1
 
 
+def test_another_backbone_than_the_tunings_is_refused_before_its_weights_are_looked_for(
+    tuned: list[dict[str, Any]],
+) -> None:
+    saved = SimpleNamespace(backbone={"name": "pathotune-tiny"})
+    with pytest.raises(TuningMismatch, match="needs the backbone pathotune-tiny, not uni"):
+        tuning_backbone(saved, "uni", None, {})
+    assert str(tuning_backbone(saved, "pathotune-tiny", None, {})) == "pathotune-tiny"
+
+
 def test_a_probe_ends_with_what_a_tile_costs(tuned: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
 
@@ -131,3 +141,9 @@ def test_a_job_file_is_run_from_the_command_line(
         main(["run", str(tmp_path / "none.yaml")])
     said = capsys.readouterr().err
     assert ended.value.code == 1 and "none.yaml" in said and "Traceback" not in said
+
+
+def test_a_sentence_stays_one_line_in_a_log(capsys: pytest.CaptureFixture[str]) -> None:
+    sentence = "word " * 60 + "end."
+    follow([Note(sentence), Finished()])
+    assert capsys.readouterr().err == sentence + "\n"

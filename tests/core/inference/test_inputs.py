@@ -70,6 +70,8 @@ def test_nothing_to_do_is_said(tmp_path: Path) -> None:
         collect_slides([tmp_path / "none.svs"])
     with pytest.raises(NoTiles, match="--recursive"):
         collect_slides([tmp_path])
+    with pytest.raises(UsageError, match="No slide is named"):
+        collect_slides([])
 
 
 @pytest.mark.parametrize(

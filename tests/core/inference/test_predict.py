@@ -314,8 +314,26 @@ def test_auto_precision_takes_over_that_of_the_store(model: Any, tuning: Any, sl
 
 
 def test_no_tissue_where_asked(run: Run, model: Any, tuning: Any, slide_path: Path, tmp_path: Path) -> None:
-    result, _ = run(slide_path, tuning, tmp_path, box_px0=(100000, 0, 50, 50))
-    assert result["status"] == "empty" and result["store"] is None and not list(tmp_path.glob("*.zarr"))
+    for box in ((100000, 0, 50, 50), (0, -50, 50, 50)):
+        result, events = run(slide_path, tuning, tmp_path, box_px0=box)
+        assert result["status"] == "empty" and result["store"] is None and not list(tmp_path.glob("*.zarr"))
+        (said,) = [event.text for event in events if isinstance(event, Note)]
+        assert "lies off slide.tiff, which is 1700 × 1300 pixels" in said
+    _, events = run(slide_path, tuning, tmp_path, box_px0=(-50, -50, 51, 51))
+    assert not [event for event in events if isinstance(event, Note) and "lies off" in event.text]
+
+
+def test_the_speed_of_formats_is_measured_on_the_first_of_many_slides(
+    model: Any, tuning: Any, make_slide: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    speeds = iter((2.0, 0.5))  # by the second slide the machine is busy with something else
+    monkeypatch.setattr("pathotune.device._speedup", lambda *arguments: next(speeds))
+    model.backbone.card.tolerance = 1.0
+    for name in ("a.tiff", "b.tiff"):
+        path = make_slide(tmp_path / name)
+        last = list(predict_slide(path, tuning, tmp_path, device="cpu", box_px0=(0, 0, 400, 400)))[-1]
+        assert isinstance(last, Finished)
+        assert PredictionStore.open(last.result["store"]).attrs["identity"]["precision"] == "bfloat16"
 
 
 def test_without_attention(run: Run, model: Any, tuning: Any, slide_path: Path, tmp_path: Path) -> None:
