@@ -148,8 +148,9 @@ def check_backbone(tuning: Tuning, backbone: Backbone) -> None:
     check_backbone_name(tuning, card.name)
     if backbone.embed_dim != need["embed_dim"]:
         raise TuningMismatch(f"{wanted} with tokens {need['embed_dim']} wide; this one's are {backbone.embed_dim}.")
-    if card.mpp != need["mpp"]:
-        raise TuningMismatch(f"{wanted} at {need['mpp']} µm per pixel; this one reads {card.mpp} µm per pixel.")
+    reads = card.reading().mpp  # what a tuning is made at, also where the card of an everyday model states none
+    if reads != need["mpp"]:
+        raise TuningMismatch(f"{wanted} at {need['mpp']} µm per pixel; this one reads {reads} µm per pixel.")
     if need.get("sha256") and backbone.weights_sha256 != need["sha256"]:
         raise TuningMismatch(
             f"{wanted} with the weights {need['sha256'][:12]}…; the ones loaded are "
