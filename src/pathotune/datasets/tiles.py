@@ -21,6 +21,7 @@ PLACE = ("x_px0", "y_px0", "width_px0")
 IMAGES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"})
 SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
+BLOCK_TILES = 4  # tiles along the side of a block of neighbours
 NAMED = 5  # bad rows named in a sentence
 
 
@@ -75,11 +76,18 @@ class TileTable:
         return np.asarray([index.get(name, -1) for name in self.label], dtype=np.int64)
 
     def groups(self, by: str = "patient") -> list[str]:
-        """What must not be parted: the patient (missing: the slide) or the slide; else the row itself."""
+        """What must not be parted: the patient (missing: the slide) or the slide; else the row itself.
+
+        "block" parts slides into squares of four by four tiles, where the rows are places on slides.
+        """
         own = [str(path) if self.is_on_slides else f"row {number}" for number, path in enumerate(self.path)]
         slides = [slide or alone for slide, alone in zip(self.slide, own, strict=True)]
         if by == "slide":
             return slides
+        if by == "block" and self.is_on_slides:
+            side = BLOCK_TILES * float(np.median(self.width_px0))
+            blocks = np.floor(np.stack([self.x_px0, self.y_px0], axis=1) / side).astype(np.int64)
+            return [f"{slide} {x} {y}" for slide, (x, y) in zip(slides, blocks.tolist(), strict=True)]
         return [patient or slide for patient, slide in zip(self.patient, slides, strict=True)]
 
     def take(self, indices: Iterable[int]) -> TileTable:
@@ -116,7 +124,7 @@ class TileTable:
             self.class_names,
             fraction=fraction,
             seed=seed,
-            what="slide" if by == "slide" else "patient",
+            what=by if by in ("slide", "block") else "patient",
         )
         notes = () if any(self.slide) or any(self.patient) or self.is_on_slides else (_ALONE,)
         return Split(free[split.train], free[split.validation], notes)

@@ -256,12 +256,13 @@ def witnesses(table: TileTable, rows: NDArray[np.int64]) -> list[str]:
 
     Neighbouring tiles of one slide are no independent witnesses; single pictures without a slide are taken as such.
     """
-    slides = [table.groups("slide")[row] for row in rows.tolist()]
-    if len(set(slides)) >= 5 or not table.is_on_slides:
-        return slides if len(set(slides)) >= 5 else [f"{slide} {row}" for slide, row in zip(slides, rows, strict=True)]
-    side = 4 * float(np.median(table.width_px0[rows]))
-    places = np.floor(np.stack([table.x_px0[rows], table.y_px0[rows]], axis=1) / side).astype(int)
-    return [f"{slide} {x} {y}" for slide, (x, y) in zip(slides, places.tolist(), strict=True)]
+    asked = table.take(rows.tolist())
+    slides = asked.groups("slide")
+    if len(set(slides)) >= 5:
+        return slides
+    if asked.is_on_slides:
+        return asked.groups("block")
+    return [f"{slide} {row}" for slide, row in zip(slides, rows.tolist(), strict=True)]
 
 
 def _facts(cell: Cell) -> dict[str, Any]:

@@ -51,10 +51,18 @@ def gather_table(
     card = _task(task, table)
     names = tuple(class_names or [entry.name for entry in card.classes if entry.name in table.class_names])
     table = table.take(np.flatnonzero(table.labels(names) >= 0))
-    by = "patient" if training.split_by == "region" else training.split_by
-    split = table.divide(by=by, fraction=training.val_fraction, seed=training.seed)
+    by: str = "patient" if training.split_by == "region" else training.split_by
+    try:
+        split = table.divide(by=by, fraction=training.val_fraction, seed=training.seed)
+    except NoTiles:
+        if training.split_by != "region" or not table.is_on_slides:
+            raise
+        # As regions of one slide are: by what lies together, and no tile on both sides.
+        by, split = "block", table.divide(by="block", fraction=training.val_fraction, seed=training.seed)
+        yield Note(BY_BLOCKS, "warning")
     yield from (Note(text, "warning") for text in (*table.warnings, *split.notes))
-    train = _at_most(table.labels(names), split.train, training)
+    apart = _apart(table, split.train, split.validation) if by == "block" else split.train
+    train = _at_most(table.labels(names), apart, training)
     used = np.sort(np.concatenate([train, split.validation]))
     place = np.full(len(table), -1)
     place[used] = np.arange(len(used))
@@ -108,6 +116,25 @@ def read_table(table: TileTable, reading: Reading, names: Sequence[str], card: T
         boxes.astype(np.float64) if table.is_on_slides else np.zeros((0, 4)),
         file=file,
     )
+
+
+BY_BLOCKS = (
+    "The tiles cannot be split by patient with every class on both sides, so blocks of neighbouring tiles are held "
+    "out: the scores say nothing about another patient."
+)
+
+
+def _apart(table: TileTable, train: NDArray[np.int64], validation: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The training tiles that share no pixel with a validation tile."""
+    slides = np.unique(table.groups("slide"), return_inverse=True)[1].reshape(-1)
+    corner, width = np.stack([table.x_px0, table.y_px0], axis=1), table.width_px0
+    kept = []
+    for tile in train.tolist():
+        there = validation[slides[validation] == slides[tile]]
+        gap = np.abs(corner[there] + width[there, None] / 2 - corner[tile] - width[tile] / 2)
+        if not (gap < (width[there, None] + width[tile]) / 2).all(axis=1).any():
+            kept.append(tile)
+    return np.asarray(kept, dtype=np.int64)
 
 
 def _at_most(labels: NDArray[np.int64], tiles: NDArray[np.int64], training: TrainingConfig) -> NDArray[np.int64]:

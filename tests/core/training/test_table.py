@@ -140,3 +140,25 @@ def test_stain_normalisation_is_refused_for_pictures_as_it_is_measured_on_slides
     training = TrainingConfig(**{**vars(QUICK), "stain": "macenko"})
     with pytest.raises(UsageError, match="macenko is measured on whole slides"):
         list(tune(read_tile_table(table), "linear_probe", {}, tiny_backbone(), training, out=tmp_path / "t"))
+
+
+def test_places_on_one_slide_are_held_out_in_blocks_that_share_no_pixel(tiny_backbone, tmp_path):
+    random = np.random.default_rng(0)
+    pixels = random.normal(200, 10, (768, 768, 3))
+    pixels[:, 384:] -= 110
+    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(tmp_path / "slide.png")
+    rows = ["path,label,mpp,x_px0,y_px0,width_px0"]
+    for x in range(0, 768 - 63, 32):
+        for y in range(0, 768 - 63, 32):
+            if not 320 < x < 384:
+                rows.append(f"slide.png,{'pale' if x < 384 else 'dark'},0.5,{x},{y},64")
+    (tmp_path / "tiles.csv").write_text("\n".join(rows), encoding="utf-8")
+    table = read_tile_table(tmp_path / "tiles.csv")
+    examples, events = drain(gather_table(table, READING, QUICK))
+    assert any("blocks of neighbouring tiles" in event.text for event in events if isinstance(event, Note))
+    assert examples.split_by == "block" and len(examples.train) > 20 < len(examples.validation)
+    for tile in examples.train:
+        gaps = np.abs(examples.boxes_px0[examples.validation, :2] - examples.boxes_px0[tile, :2])
+        assert not (gaps < 64).all(axis=1).any()
+    with pytest.raises(NoTiles, match="slide"):
+        drain(gather_table(table, READING, TrainingConfig(split_by="slide")))
