@@ -19,6 +19,21 @@ _PREDICT_OPTIONS = (
     *("attention", "reliability", "features"),
 )
 
+# What a job file may say; a word misspelt would otherwise be passed over in silence.
+_SOURCES = ("sources", "tiles", "map_classes")
+KNOWN_ARGUMENTS: dict[str, tuple[str, ...]] = {
+    "predict": (
+        *("slide", "tuning", "out", "slide_mpp", "backbone", "weights", "polygon_px0", "start_point_px0"),
+        *_PREDICT_OPTIONS,
+    ),
+    "tune": (
+        *("method", "config", "backbone", "weights", "training", "task", "out", "continue_from"),
+        *_SOURCES,
+    ),
+    "evaluate": ("tuning", "backbone", "weights", "device", "precision", *_SOURCES),
+    "probe": ("method", "config", "backbone", "weights", "training"),
+}
+
 BackboneCache = MutableMapping[str, Any]
 Runner = Callable[[dict[str, Any], BackboneCache, Callable[[], bool]], Iterator[events.Event]]
 
@@ -84,6 +99,7 @@ class Job:
         ------
         FileMissing : there is no such file.
         TableUnreadable : it is not YAML, or no job.
+        UnknownName : an argument that its command does not know.
         """
         import yaml
 
@@ -91,9 +107,14 @@ class Job:
         if not path.is_file():
             raise FileMissing(path, "job file")
         try:
-            return cls.from_dict(yaml.safe_load(path.read_text(encoding="utf-8")))
+            job = cls.from_dict(yaml.safe_load(path.read_text(encoding="utf-8")))
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise TableUnreadable(f"{path.name} is not a YAML file that can be read: {error}.") from error
+        known = KNOWN_ARGUMENTS.get(job.command, tuple(job.arguments))
+        for name in job.arguments:
+            if name not in known:
+                raise UnknownName(f"argument of a {job.command} job", name, known)
+        return job
 
 
 def run_job(

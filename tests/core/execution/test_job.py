@@ -147,3 +147,10 @@ def test_a_sentence_stays_one_line_in_a_log(capsys: pytest.CaptureFixture[str]) 
     sentence = "word " * 60 + "end."
     follow([Note(sentence), Finished()])
     assert capsys.readouterr().err == sentence + "\n"
+
+
+def test_a_misspelt_argument_of_a_job_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text("command: predict\narguments: {slide: a.svs, tuning: t, out: o, strid_px: 3}\n", encoding="utf-8")
+    with pytest.raises(UnknownName, match=r"'strid_px'.*stride_px"):
+        Job.from_yaml(path)
