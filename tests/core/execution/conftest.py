@@ -45,6 +45,7 @@ if "pathotune.execution.worker" in sys.orig_argv:
             time.sleep(2)
         for done in range(1, 101 if kind == "steady" else 0):
             cancel()
+            time.sleep(0.05)  # or it would be over before anyone could ask it to pause
             yield events.Step("steady", done, 100)
         while kind == "patient" and not cancel():
             time.sleep(0.02)
