@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from pathotune.device import choose_precision
-from pathotune.errors import NotFinite, TooLittleMemory
+from pathotune.errors import TooLittleMemory
 from pathotune.events import EpochEnd, Event, Note, Step
 from pathotune.methods import METHODS
 from pathotune.methods.base import MethodConfig, trained_parameters
@@ -22,6 +21,7 @@ from pathotune.prompts.text import SentenceVectors
 from pathotune.training.augment import Augmentation, Variants
 from pathotune.training.draws import BalancedDraws, balanced_part, batches
 from pathotune.training.examples import Examples
+from pathotune.training.optimizer import optimizer_for, take_step
 from pathotune.training.record import Outcome
 from pathotune.training.schedule import TrainingConfig, learning_rate
 from pathotune.training.stopping import Stopping
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
     from pathotune.backbones.surface import Backbone
 
-GRADIENT_NORM = 1.0
 # Validation tiles per class that every epoch is judged on; the last word is had by all of them.
 WATCHED = 256
 # Tiles per class that the head's start and the feature statistics look at.
@@ -117,8 +116,7 @@ class Run:
 
     def begin(self, lr: float) -> None:
         """A fresh optimiser and fresh draws."""
-        kind = torch.optim.SGD if self.training.optimizer == "sgd" else torch.optim.AdamW
-        self.optimizer: torch.optim.Optimizer = kind(_groups(self.parameters, self.training.weight_decay), lr=lr)
+        self.optimizer = optimizer_for(self.parameters, self.training, lr)
         self.draws = BalancedDraws(self.examples.labels[self.examples.train], self.training.seed)
 
     # -- before the first step ------------------------------------------------------------------------------------
@@ -207,8 +205,6 @@ class Run:
 
     def step(self, batch: np.ndarray, rate: float) -> float:
         """One optimiser step; halves what passes the backbone at once when memory runs out."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
         looks = self.draws.random.integers(self.tiles.looks.count, size=len(batch))
         inputs = self.tiles.inputs(batch, looks)
         labels = torch.as_tensor(self.examples.labels[batch], device=self.device)
@@ -218,13 +214,7 @@ class Run:
                 break
             except RuntimeError as error:
                 self._shrink(error)
-        norm = torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), GRADIENT_NORM)
-        if not (math.isfinite(loss) and bool(torch.isfinite(norm))):
-            raise NotFinite(
-                f"The training went astray (loss {loss:g}, gradient {float(norm):g}). "
-                "Lower the learning rate with --lr, or use --set precision=float32."
-            )
-        self.optimizer.step()
+        take_step(self.optimizer, loss, rate)
         return loss
 
     def _gradients(self, inputs: Inputs, labels: Tensor) -> float:
@@ -326,10 +316,3 @@ class Run:
             went_on_from=self.went_on_from,
             swept=self.swept,
         )
-
-
-def _groups(parameters: dict[str, Any], weight_decay: float) -> list[dict[str, Any]]:
-    """Weight decay for matrices and kernels; none for norms, gates, biases and the prompt tokens themselves."""
-    decayed = [value for name, value in parameters.items() if value.ndim >= 2 and name.endswith("weight")]
-    rest = [value for name, value in parameters.items() if not (value.ndim >= 2 and name.endswith("weight"))]
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]

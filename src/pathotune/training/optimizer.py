@@ -1,0 +1,55 @@
+"""The optimiser of a training and one step of it, the same for every loop."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from pathotune.errors import NotFinite
+
+if TYPE_CHECKING:
+    from torch import nn, optim
+
+    from pathotune.training.schedule import TrainingConfig
+
+GRADIENT_NORM = 1.0
+
+
+def optimizer_for(parameters: Mapping[str, nn.Parameter], training: TrainingConfig, lr: float) -> optim.Optimizer:
+    """AdamW or plain SGD over parameters by name.
+
+    Weight decay is for matrices and kernels; none for norms, gates, biases and the prompt tokens themselves.
+    """
+    import torch
+
+    decayed = {name for name, value in parameters.items() if value.ndim >= 2 and name.endswith("weight")}
+    groups: list[dict[str, Any]] = [
+        {"params": [parameters[name] for name in parameters if name in decayed], "weight_decay": training.weight_decay},
+        {"params": [parameters[name] for name in parameters if name not in decayed], "weight_decay": 0.0},
+    ]
+    kind = torch.optim.SGD if training.optimizer == "sgd" else torch.optim.AdamW
+    return kind(groups, lr=lr)
+
+
+def take_step(optimizer: optim.Optimizer, loss: float, rate: float) -> None:
+    """One step at this learning rate with the gradients that lie in the parameters, their norm cut at `GRADIENT_NORM`.
+
+    Raises
+    ------
+    NotFinite
+        The loss or a gradient is no number; nothing was changed.
+    """
+    import torch
+
+    parameters = []
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+        parameters += group["params"]
+    norm = torch.nn.utils.clip_grad_norm_(parameters, GRADIENT_NORM)
+    if not (math.isfinite(loss) and bool(torch.isfinite(norm))):
+        raise NotFinite(
+            f"The training went astray (loss {loss:g}, gradient {float(norm):g}). "
+            "Lower the learning rate with --lr, or use --set precision=float32."
+        )
+    optimizer.step()
