@@ -26,13 +26,24 @@ class CosineHead(StandardisedHead):
     texts : (K, D_t) the classes' vectors.
     scale : the cosines are multiplied by it.
     learn_scale : train its logarithm.
+    standardised : features are first brought to zero mean and unit spread.
+    fitted : the projection begins with a regression on the training tiles; else with the published start.
     """
 
     texts: Tensor
     log_scale: Tensor
 
-    def __init__(self, width: int, texts: np.ndarray, scale: float = 100.0, learn_scale: bool = False) -> None:
+    def __init__(
+        self,
+        width: int,
+        texts: np.ndarray,
+        scale: float = 100.0,
+        learn_scale: bool = False,
+        standardised: bool = True,
+        fitted: bool = True,
+    ) -> None:
         super().__init__(width)
+        self.standardised, self.fitted = standardised, fitted
         # Not in the state: the tuning file keeps the sentences' vectors once, under their own name.
         vectors = functional.normalize(torch.as_tensor(texts, dtype=torch.float32), dim=1)
         self.register_buffer("texts", vectors, persistent=False)
@@ -42,6 +53,7 @@ class CosineHead(StandardisedHead):
             self.log_scale = nn.Parameter(value)
         else:
             self.register_buffer("log_scale", value, persistent=False)
+        self._start_at_identity()
 
     def forward(self, features: Tensor) -> Tensor:
         """(b, D) float32 → (b, K)."""
@@ -50,7 +62,14 @@ class CosineHead(StandardisedHead):
             logits: Tensor = self.log_scale.exp() * projected @ self.texts.T
         return logits / self.temperature
 
-    def start_at_identity(self) -> None:
+    def begin(self, features: Tensor, labels: np.ndarray) -> None:
+        """Standardise and fit, each where it is wanted."""
+        if self.standardised:
+            super().begin(features, labels)
+        if self.fitted:
+            self.fit(features, labels)
+
+    def _start_at_identity(self) -> None:
         """The published start: the features as they are, as far as the widths go, and a little noise."""
         with torch.no_grad():
             nn.init.normal_(self.neck.weight, std=NOISE)

@@ -36,6 +36,16 @@ class StandardisedHead(nn.Module):
         """The features as the head sees them, float32."""
         return (features.float() - self.mean) / self.spread
 
+    def begin(self, features: Tensor, labels: np.ndarray) -> None:
+        """Look once at the training tiles before the first step: take over the features' scale.
+
+        Parameters
+        ----------
+        features : (n, D).
+        labels : (n,) class indexes.
+        """
+        self.standardise(features)
+
     def standardise(self, features: Tensor) -> None:
         """Take mean and spread from the training tiles' features (n, D)."""
         features = features.float()
@@ -52,10 +62,12 @@ class LinearHead(StandardisedHead):
     ----------
     width : D, the features' width.
     classes : K.
+    first_fit : inverse of the L2 penalty of a logistic regression that it begins with; 0 begins from nothing.
     """
 
-    def __init__(self, width: int, classes: int) -> None:
+    def __init__(self, width: int, classes: int, first_fit: float = 0.0) -> None:
         super().__init__(width)
+        self.first_fit = first_fit
         self.linear = nn.Linear(width, classes)
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
@@ -65,6 +77,12 @@ class LinearHead(StandardisedHead):
         with torch.autocast(features.device.type, enabled=False):
             logits = self.linear(self.scaled(features))
         return logits / self.temperature  # type: ignore[no-any-return]
+
+    def begin(self, features: Tensor, labels: np.ndarray) -> None:
+        """Standardise and, where that is wanted, fit."""
+        super().begin(features, labels)
+        if self.first_fit:
+            self.fit(features, labels, self.first_fit)
 
     def fit(self, features: Tensor, labels: np.ndarray, strength: float) -> None:
         """Start from a logistic regression on the training tiles' features.

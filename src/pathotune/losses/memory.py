@@ -31,8 +31,9 @@ class ClassMeansHead(StandardisedHead):
             logits = -torch.cdist(self.scaled(features), self.means).square() / 2
         return logits / self.temperature  # type: ignore[no-any-return]
 
-    def remember(self, features: Tensor, labels: np.ndarray) -> None:
+    def begin(self, features: Tensor, labels: np.ndarray) -> None:
         """Take the means of training features (n, D) of these classes (n,)."""
+        super().begin(features, labels)
         scaled, kinds = self.scaled(features), torch.as_tensor(np.asarray(labels), device=features.device)
         for index in torch.unique(kinds).tolist():
             self.means[index] = scaled[kinds == index].mean(dim=0)
@@ -74,8 +75,9 @@ class NeighboursHead(StandardisedHead):
             logits = (shares / shares.sum(dim=1, keepdim=True)).log()
         return logits / self.temperature
 
-    def remember(self, features: Tensor, labels: np.ndarray) -> None:
+    def begin(self, features: Tensor, labels: np.ndarray) -> None:
         """Keep training features (n, D) and their classes (n,)."""
+        super().begin(features, labels)
         self.kept = functional.normalize(self.scaled(features), dim=1).detach().clone()
         self.kinds = torch.as_tensor(np.asarray(labels), device=features.device, dtype=torch.int64)
 

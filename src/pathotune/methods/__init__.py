@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pathotune.errors import TuningMismatch
@@ -11,6 +11,7 @@ from pathotune.registry import Entry, Table
 
 if TYPE_CHECKING:
     from pathotune.backbones.surface import Backbone
+    from pathotune.events import Event
     from pathotune.methods.checkpoint import Tuning
 
 METHODS = Table(
@@ -96,6 +97,28 @@ METHODS = Table(
         ),
     ),
 )
+
+
+def stage_of(method: str, stage: str) -> Callable[..., Iterator[Event]] | None:
+    """What trains ("trainer"), judges ("evaluator") or predicts ("predictor") a method that does not go tile by tile.
+
+    None where the method learns and answers tile by tile. Raises UnknownName.
+    """
+    path = (METHODS[method].facts or {}).get(stage)
+    if path is None:
+        return None
+    loaded: Callable[..., Iterator[Event]] = Entry(method, str(path)).load()
+    return loaded
+
+
+def level_of(method: str) -> str:
+    """What one sample of a method is: "tile", "slide", "patient" or "spot"; raises UnknownName."""
+    return str((METHODS[method].facts or {}).get("level", "tile"))
+
+
+def methods_of_level(*levels: str) -> tuple[str, ...]:
+    """The names of the methods whose samples are of these levels."""
+    return tuple(name for name in METHODS if level_of(name) in levels)
 
 
 def config_class(method: str) -> type[MethodConfig]:

@@ -42,6 +42,10 @@ class MethodConfig:
         """The text encoder's name, "auto", or "" where the method uses no text."""
         return ""
 
+    def first_block(self, depth: int) -> int:
+        """The first of so many blocks that the method has a part in; what lies below is the plain backbone's."""
+        return 0
+
     def sentences_for(self, task: Task, class_names: Sequence[str], mpp: float) -> tuple[str, ...]:
         """The sentences whose vectors the method takes; empty where it uses no text.
 
@@ -55,14 +59,14 @@ class MethodConfig:
 
 
 @dataclass(frozen=True)
-class LatePromptsConfig(MethodConfig):
-    """Base of the configs of methods whose tokens may enter late, so that what lies below is computed once per tile."""
+class LateConfig(MethodConfig):
+    """Base of the configs of methods that may begin late in the backbone: what lies below is computed once per tile."""
 
     speed: Annotated[
         Literal["full_depth", "interactive"],
         {
-            "tooltip": "interactive: prompts enter in the last third of the blocks only; what lies below is computed "
-            "once per tile, so that tuning takes seconds. full_depth: from the first block on, as published."
+            "tooltip": "interactive: only the last third of the blocks is prompted or changed; what lies below is "
+            "computed once per tile, so that tuning takes seconds. full_depth: from the first block on, as published."
         },
     ] = "full_depth"
     first_layer: Annotated[
@@ -70,7 +74,7 @@ class LatePromptsConfig(MethodConfig):
         {
             "min": 0,
             "max": 100,
-            "tooltip": "The block before which prompts enter, where it is not set by the speed. 0 is the first.",
+            "tooltip": "The first block that is prompted or changed, where the speed does not set it. 0 is the first.",
         },
     ] = 0
 
@@ -80,7 +84,7 @@ class LatePromptsConfig(MethodConfig):
         return self.speed == "interactive"
 
     def first_block(self, depth: int) -> int:
-        """The block before which prompts enter a backbone of that many blocks: the later of the two asked."""
+        """The first of so many blocks that is prompted or changed: the later of the two asked."""
         last_third = depth - math.ceil(depth / 3)
         return max(self.first_layer, last_third) if self.is_interactive else self.first_layer
 

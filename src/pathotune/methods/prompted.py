@@ -1,73 +1,42 @@
-"""What tile-level methods share: a frozen backbone with or without prompt tokens, and a head on what comes out."""
+"""Methods that change nothing in the backbone: with or without prompt tokens, and a head on what comes out."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from pathotune.losses.head import StandardisedHead
-from pathotune.methods.base import MethodConfig, MethodOutput, load_trained_arrays, trained_arrays
+from pathotune.methods.base import MethodOutput
+from pathotune.methods.tile import TileMethod
 from pathotune.prompts.insert import PromptedEncoder, TokenSource
 
 if TYPE_CHECKING:
     from pathotune.backbones.surface import Backbone
 
 
-class PromptedMethod(nn.Module):
-    """Base of the methods that change nothing in the backbone: prompt tokens before some block, and a head.
+class PromptedMethod(TileMethod):
+    """Base of the methods whose backbone stays as it is: prompt tokens before some block, and a head.
 
-    Without prompts the backbone's features are the same in every epoch, and are what `lower` gives.
-
-    Parameters
-    ----------
-    config : the method's options.
-    backbone : frozen, on any device.
-    class_names : K names.
-    prompts : group name to token source; may be empty.
-    head : from features (b, D) to logits (b, K).
-    first_layer : the block before which prompts enter.
+    Without prompts the backbone's features are the same in every epoch, and are what `lower` gives: such methods work
+    with every backbone, convolutional ones too.
     """
 
-    head: Any
+    def make_prompts(self, backbone: Backbone, text_vectors: np.ndarray | None) -> Mapping[str, TokenSource]:
+        """Group name to token source, in the order in which they stand in the sequence."""
+        return {}
 
-    def __init__(
-        self,
-        config: MethodConfig,
-        backbone: Backbone,
-        class_names: Sequence[str],
-        prompts: Mapping[str, TokenSource],
-        head: StandardisedHead,
-        first_layer: int = 0,
-    ) -> None:
-        super().__init__()
-        self.config = config
-        self.class_names = tuple(class_names)
-        self.encoder = PromptedEncoder(backbone, prompts, first_layer if prompts else 0)
-        self.head = head
-
-    @property
-    def backbone(self) -> Backbone:
-        """The frozen backbone."""
-        return self.encoder.backbone
+    def make_encoder(self, backbone: Backbone, text_vectors: np.ndarray | None) -> PromptedEncoder:
+        """The backbone with its prompts."""
+        prompts = self.make_prompts(backbone, text_vectors)
+        return PromptedEncoder(backbone, prompts, self.config.first_block(backbone.depth) if prompts else 0)
 
     @property
     def has_prompts(self) -> bool:
         """Whether tokens join the backbone's."""
         return bool(self.encoder.prompts)
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """Sentences for the person on what this backbone and these options come to."""
-        return ()
-
-    @property
-    def attention_sources(self) -> tuple[str, ...]:
-        """ "cls" and each prompt group; none where the backbone is no plain vision transformer."""
-        return self.encoder.attention_sources if self.backbone.takes_prompts else ()
 
     @property
     def kept_blocks(self) -> int:
@@ -84,11 +53,6 @@ class PromptedMethod(nn.Module):
         """Whether a prompt is made from the tile's pixels."""
         return self.encoder.looks_at_pixels
 
-    def pick(self, features: Any) -> Tensor:
-        """What the head sees of the backbone's features."""
-        pooled: Tensor = features.pooled
-        return pooled.float()
-
     def lower(self, pixels: Tensor) -> Tensor:
         """The tokens below the first prompt, (b, prefix + P, C); without prompts the head's features, (b, D)."""
         if self.has_prompts:
@@ -100,9 +64,7 @@ class PromptedMethod(nn.Module):
         """The rest on what `lower` gave; without prompts attention is read by `forward` alone."""
         if not self.has_prompts:
             return MethodOutput(self.head(lower), lower, {})
-        encoded = self.encoder.upper(lower, pixels, attention)
-        features = self.pick(encoded.features)
-        return MethodOutput(self.head(features), features, encoded.attention)
+        return self.answer(*self.encoder.upper(lower, pixels, attention))
 
     def forward(self, pixels: Tensor, attention: bool = False) -> MethodOutput:
         """Logits, features and attention of normalised tiles (b, 3, h, w)."""
@@ -110,17 +72,4 @@ class PromptedMethod(nn.Module):
             return self.upper(self.lower(pixels), pixels, attention)
         with torch.no_grad():
             encoded = self.encoder(pixels, attention=True)
-        features = self.pick(encoded.features)
-        return MethodOutput(self.head(features), features, encoded.attention)
-
-    def start(self, features: Tensor, labels: np.ndarray, lower: Tensor | None = None) -> None:
-        """Standardise the head's input."""
-        self.head.standardise(features)
-
-    def trainable_state(self) -> dict[str, np.ndarray]:
-        """Prompts and head by name."""
-        return trained_arrays(self)
-
-    def load_trainable_state(self, state: dict[str, np.ndarray]) -> None:
-        """Put back what `trainable_state` gave."""
-        load_trained_arrays(self, state)
+        return self.answer(*encoded)

@@ -56,8 +56,7 @@ def test_the_fitted_start_tells_the_classes_apart_and_counts_them_alike():
     centres = torch.randn(3, 16, generator=random) * 3
     features = centres[torch.from_numpy(labels)] + torch.randn(len(labels), 16, generator=random)
     head = CosineHead(16, TEXTS)
-    head.standardise(features)
-    head.fit(features, labels)
+    head.begin(features, labels)
     logits = head(features)
     assert (logits.argmax(dim=1).numpy() == labels).mean() > 0.95
     losses = torch.nn.functional.cross_entropy(logits, torch.from_numpy(labels), reduction="none")

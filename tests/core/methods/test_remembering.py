@@ -20,8 +20,7 @@ def clouds(count=30, width=8):
 @pytest.mark.parametrize("head", [ClassMeansHead(8, 3), NeighboursHead(8, 3, 5)])
 def test_what_lies_near_is_alike(head):
     features, labels = clouds()
-    head.standardise(features)
-    head.remember(features, labels)
+    head.begin(features, labels)
     logits = head(features)
     assert (logits.argmax(dim=1).numpy() == labels).all()
     assert torch.isfinite(logits).all()
@@ -33,8 +32,7 @@ def test_as_many_neighbours_are_asked_as_there_are():
     features, labels = clouds(6)
     head = NeighboursHead(8, 3, 50)
     assert head(features).shape == (6, 3), "before anything is kept nothing is said"
-    head.standardise(features)
-    head.remember(features, labels)
+    head.begin(features, labels)
     shares = head(features).exp()
     assert torch.allclose(shares.sum(dim=1), torch.ones(6), atol=1e-5) and shares.min() > 0
 

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pathotune.errors import UsageError
-from pathotune.methods.base import LatePromptsConfig
+from pathotune.methods.base import LateConfig
 
 if TYPE_CHECKING:
     from pathotune.tasks import Task
 
 
 @dataclass(frozen=True)
-class CiteConfig(LatePromptsConfig):
+class CiteConfig(LateConfig):
     """Options of CITE (MICCAI 2023).
 
     The published recipe, where it differs from these defaults: `--set neck_start=identity --set standardise=false`

