@@ -120,12 +120,39 @@ class TableUnreadable(PathotuneError, ValueError):
     """A CSV, YAML or JSON document that cannot be used; names the row or key."""
 
 
+class FeaturesUnreadable(PathotuneError, ValueError):
+    """A file that holds no tile features, or a damaged one."""
+
+
+class FeaturesMismatch(PathotuneError, ValueError):
+    """Tile features of another backbone, pixel size, tile size or tuning than needed; the difference is named."""
+
+
 class StoreMismatch(PathotuneError, ValueError):
     """A prediction store that belongs to another slide, tuning, grid or reading; the difference is named."""
 
 
 class StoreUnreadable(PathotuneError, ValueError):
     """A folder that is not a prediction store, or a damaged one."""
+
+
+class StoreBusy(PathotuneError, RuntimeError):
+    """A prediction store that another process is writing at this moment.
+
+    Parameters
+    ----------
+    store : its name.
+    host, pid : whose process; "" and None where that is not known.
+    is_here : whether it runs on this computer.
+    """
+
+    def __init__(self, store: str, host: str = "", pid: int | None = None, is_here: bool = False) -> None:
+        self.store, self.host, self.pid, self.is_here = store, host, pid, is_here
+        who = f" (process {pid} on {host})" if host and pid else ""
+        super().__init__(
+            f"{store} is being written by another process{who}. Wait for its end and run again: "
+            "what it did is taken over."
+        )
 
 
 class OutputRefused(PathotuneError, OSError):

@@ -1,7 +1,8 @@
-"""Tables of samples that others made: tiles with labels, and later cohorts and expression."""
+"""Tables of samples that others made: tiles with labels, cohorts of slides, expression and pathways."""
 
 from __future__ import annotations
 
+from pathotune.datasets.cohort import Cohort, CohortInputs, read_cohort
 from pathotune.datasets.tiles import TileTable, read_tile_table
 
-__all__ = ["TileTable", "read_tile_table"]
+__all__ = ["Cohort", "CohortInputs", "TileTable", "read_cohort", "read_tile_table"]
