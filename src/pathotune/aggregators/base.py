@@ -36,7 +36,7 @@ class Aggregator(nn.Module):
     ----------
     dim : D, width of the tiles' features.
     outputs : K, the numbers told of a bag in the end.
-    hidden : width of the embedding (one linear layer and ReLU, as in ABMIL and CLAM); 0 leaves the features as they are.
+    hidden : width of the embedding, one linear layer and ReLU as in ABMIL and CLAM; 0 leaves features as they are.
     dropout : of the embedding, in training.
     k : tiles that count where the aggregator picks some.
 
@@ -87,7 +87,7 @@ def in_chunks(function: Callable[[Tensor], Tensor], features: Tensor) -> Tensor:
     """`function` of rows, some at a time where no gradient is wanted, which is the same and needs less memory."""
     if torch.is_grad_enabled() or len(features) <= CHUNK:
         return function(features)
-    return torch.cat([function(part) for part in features.split(CHUNK)])
+    return torch.cat([function(part) for part in torch.split(features, CHUNK)])
 
 
 def _spread(pooled: Pooled, mask: Tensor) -> Pooled:

@@ -104,7 +104,7 @@ class PlaceConvolutions(nn.Module):
         at = cells[:, 1] * columns + cells[:, 0]
         grid = tiles.new_zeros(rows * columns, tiles.shape[1]).index_copy(0, at, tiles)
         image = grid.T.reshape(1, -1, rows, columns)
-        mixed = image + sum(one(image) for one in self.convolutions)
+        mixed: Tensor = image + sum(one(image) for one in self.convolutions)
         return mixed.reshape(tiles.shape[1], -1).T[at]
 
 

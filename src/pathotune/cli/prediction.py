@@ -87,6 +87,16 @@ ReliabilityOption = Annotated[
     bool, typer.Option("--keep-reliability", help="Keep how sure each tile is, and how unlike the training tiles.")
 ]
 FeaturesOption = Annotated[bool, typer.Option("--keep-features", help="Keep each tile's features.")]
+FolderOption = Annotated[
+    Path | None,
+    typer.Option("--features", help="A folder of tile features that are there already (tunings of whole slides)."),
+]
+ExpressionOption = Annotated[
+    Path | None, typer.Option("--expression", help="Gene expression of the slides, for tunings that learned with it.")
+]
+ClinicalOption = Annotated[
+    Path | None, typer.Option("--clinical", help="Clinical columns of the slides, for tunings that learned with them.")
+]
 ResumeOption = Annotated[
     bool, typer.Option("--resume/--restart", help="Go on with stores that are there, or replace them.")
 ]
@@ -124,6 +134,9 @@ def predict(
     attention: AttentionOption = True,
     reliability: ReliabilityOption = False,
     features: FeaturesOption = False,
+    features_folder: FolderOption = None,
+    expression: ExpressionOption = None,
+    clinical: ClinicalOption = None,
     resume: ResumeOption = True,
     on_mismatch: MismatchOption = "refuse",
     slide_mpp: SlideMppOption = None,
@@ -153,6 +166,9 @@ def predict(
         "attention": attention,
         "reliability": reliability,
         "features": features,
+        "features_folder": None if features_folder is None else str(features_folder),
+        "expression": None if expression is None else str(expression),
+        "clinical": None if clinical is None else str(clinical),
         "resume": resume,
         "on_mismatch": on_mismatch,
     }

@@ -46,6 +46,21 @@ MapOption = Annotated[
     str,
     typer.Option("--map-classes", help="Other names for classes: 'Tumor=cancer,Other=' (no name leaves it out)."),
 ]
+CohortOption = Annotated[
+    Path | None,
+    typer.Option("--cohort", help="A table of whole slides: columns slide, label, and patient, split, mpp if wanted."),
+]
+CohortFeaturesOption = Annotated[
+    Path | None,
+    typer.Option("--features", help="A folder of tile features of the cohort's slides; without it they are computed."),
+]
+ExpressionOption = Annotated[
+    Path | None, typer.Option("--expression", help="A table of gene expression: rows samples or spots, columns genes.")
+]
+PathwaysOption = Annotated[
+    Path | None, typer.Option("--pathways", help="Pathways: a .gmt file, or a table of genes by pathways.")
+]
+ClinicalOption = Annotated[Path | None, typer.Option("--clinical", help="A table of clinical columns by patient.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -68,7 +83,23 @@ def tune(
     regions: RegionsOption = None,
     slides: SlidesOption = None,
     tiles: TilesOption = None,
-    method: Annotated[str, typer.Option("--method", help="What to tune; see `pathotune methods`.")] = "pathotune",
+    cohort: CohortOption = None,
+    features: CohortFeaturesOption = None,
+    expression: ExpressionOption = None,
+    pathways: PathwaysOption = None,
+    clinical: ClinicalOption = None,
+    folds: Annotated[
+        int,
+        typer.Option(
+            "--folds",
+            min=0,
+            help="Also train on K parts in turn, and write what each slide is said to be by those that never saw it.",
+        ),
+    ] = 0,
+    method: Annotated[
+        str | None,
+        typer.Option("--method", help="What to tune; see `pathotune methods`. pathotune without it; mil for a cohort."),
+    ] = None,
     backbone: Annotated[
         str | None,
         typer.Option("--backbone", help="The frozen model; see `pathotune backbones`. pathotune-tiny without it."),
@@ -99,23 +130,27 @@ def tune(
     verbose: VerboseOption = 0,
     quiet: QuietOption = False,
 ) -> None:
-    """Tune prompts (or another method) on drawn regions or labelled tiles, and save the tuning."""
-    from pathotune.methods import config_class, load_config
+    """Tune prompts (or another method) on regions, labelled tiles or a cohort of slides, and save the tuning."""
+    from pathotune.methods import load_config, stage_of
     from pathotune.methods.checkpoint import Tuning, tuning_path
-    from pathotune.methods.options import options_of, parse_settings, with_settings
+    from pathotune.methods.options import with_settings
     from pathotune.training.schedule import TrainingConfig
 
     set_loudness(verbose, quiet)
-    settings = parse_settings(set_ or [])
-    of_training = {key: settings.pop(key) for key in list(settings) if key in options_of(TrainingConfig)}
-    of_method = options_of(config_class(method))
-    for key in settings.keys() - of_method.keys():
-        raise UnknownName("setting", key, [*of_method, *options_of(TrainingConfig)])
-    config = load_config(method, settings)
+    method = method or ("mil" if cohort is not None else "pathotune")
     given = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "seed": seed, "split_by": split_by, "device": device}
-    training = with_settings(
-        TrainingConfig(), {**of_training, **{key: value for key, value in given.items() if value is not None}}
-    )
+    settings, of_training = _settings(method, set_ or [], given)
+    if cohort is not None or stage_of(method, "trainer") is not None:
+        if slide or slides or tiles:
+            raise UsageError("Give either --cohort, or tiles by --slide with --regions, --slides or --tiles.")
+        tables = {"features": features, "expression": expression, "pathways": pathways, "clinical": clinical}
+        arguments: dict[str, Any] = {"cohort": cohort, **tables, "slide_mpp": slide_mpp, "folds": folds, "out": out}
+        arguments |= {"method": method, "backbone": backbone, "weights": weights, "task": task, "config": settings}
+        _report_whole(
+            _run("tune", arguments | {"training": of_training, "continue_from": continue_}, quiet), json, quiet
+        )
+        return
+    config, training = load_config(method, settings), with_settings(TrainingConfig(), of_training)
     sources, mapping = _sources(slide, regions, slides, tiles, slide_mpp, map_classes)
 
     from pathotune.backbones import load_backbone
@@ -141,6 +176,10 @@ def evaluate(
     regions: RegionsOption = None,
     slides: SlidesOption = None,
     tiles: TilesOption = None,
+    cohort: CohortOption = None,
+    features: CohortFeaturesOption = None,
+    expression: ExpressionOption = None,
+    clinical: ClinicalOption = None,
     weights: WeightsOption = None,
     map_classes: MapOption = "",
     device: DeviceOption = "auto",
@@ -149,11 +188,19 @@ def evaluate(
     verbose: VerboseOption = 0,
     quiet: QuietOption = False,
 ) -> None:
-    """Judge a tuning on regions or tiles whose class is known."""
+    """Judge a tuning on regions, tiles or whole slides whose class is known."""
+    from pathotune.methods import stage_of
     from pathotune.methods.checkpoint import Tuning
 
     set_loudness(verbose, quiet)
     loaded = Tuning.load(tuning)
+    if cohort is not None or stage_of(loaded.method, "evaluator") is not None:
+        if slide or slides or tiles:
+            raise UsageError("Give either --cohort, or tiles by --slide with --regions, --slides or --tiles.")
+        arguments: dict[str, Any] = {"tuning": tuning, "cohort": cohort, "features": features, "clinical": clinical}
+        arguments |= {"expression": expression, "weights": weights, "device": device, "slide_mpp": slide_mpp}
+        _report_whole(_run("evaluate", arguments, quiet), json, quiet)
+        return
     sources, mapping = _sources(slide, regions, slides, tiles, slide_mpp, map_classes)
 
     from pathotune.evaluation.evaluate import evaluate as run
@@ -163,6 +210,41 @@ def evaluate(
         print_json(result)
     else:
         _say_scores(result, result["classes"], quiet, "these")
+
+
+def _settings(method: str, pairs: list[str], given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What `--set` and the options of their own say: fields of the method's config, and of the training's."""
+    from pathotune.methods import config_class
+    from pathotune.methods.options import options_of, parse_settings
+    from pathotune.training.schedule import TrainingConfig
+
+    settings: dict[str, Any] = dict(parse_settings(pairs))
+    of_method, known = options_of(config_class(method)), options_of(TrainingConfig)
+    of_training = {key: settings.pop(key) for key in list(settings) if key in known and key not in of_method}
+    for key in settings.keys() - of_method.keys():
+        raise UnknownName("setting", key, [*of_method, *known])
+    return settings, {**of_training, **{key: value for key, value in given.items() if value is not None}}
+
+
+def _run(command: str, arguments: dict[str, Any], quiet: bool) -> dict[str, Any]:
+    """Run a job on whole slides to its end."""
+    from pathotune.execution.job import Job, run_job
+
+    plain = {name: str(value) if isinstance(value, Path) else value for name, value in arguments.items()}
+    return follow(run_job(Job(command, {name: value for name, value in plain.items() if value is not None})), quiet)
+
+
+def _report_whole(result: dict[str, Any], json: bool, quiet: bool) -> None:
+    """Print what came of a tuning or an evaluation on whole slides."""
+    if json:
+        print_json(result)
+        return
+    for line in result.get("said", ()):
+        say(line, quiet)
+    if result.get("out"):
+        say(
+            f"Saved {result['out']} ({result['trainable_parameters']:,} trained numbers, {result['seconds']} s).", quiet
+        )
 
 
 def _sources(
@@ -180,7 +262,7 @@ def _sources(
     ways = [bool(slide), slides is not None, tiles is not None]
     if sum(ways) != 1:
         raise UsageError(
-            "Give one of: --slide with --regions (repeat the pair), --slides DIR --regions DIR, or --tiles."
+            "Give one of: --slide with --regions (repeat the pair), --slides DIR --regions DIR, --tiles, or --cohort."
         )
     if tiles is not None:
         from pathotune.datasets.tiles import read_tile_table

@@ -19,18 +19,22 @@ _PREDICT_OPTIONS = (
     *("attention", "reliability", "features"),
 )
 
+_OF_COHORT = ("cohort", "features", "expression", "pathways", "clinical", "folds", "slide_mpp")
+
 # What a job file may say; a word misspelt would otherwise be passed over in silence.
 _SOURCES = ("sources", "tiles", "map_classes")
 KNOWN_ARGUMENTS: dict[str, tuple[str, ...]] = {
     "predict": (
         *("slide", "tuning", "out", "slide_mpp", "backbone", "weights", "polygon_px0", "start_point_px0"),
+        *("features_folder", "expression", "clinical"),
         *_PREDICT_OPTIONS,
     ),
     "tune": (
         *("method", "config", "backbone", "weights", "training", "task", "out", "continue_from"),
         *_SOURCES,
+        *_OF_COHORT,
     ),
-    "evaluate": ("tuning", "backbone", "weights", "device", "precision", *_SOURCES),
+    "evaluate": ("tuning", "backbone", "weights", "device", "precision", *_SOURCES, *_OF_COHORT),
     "probe": ("method", "config", "backbone", "weights", "training"),
 }
 
@@ -45,17 +49,21 @@ class Job:
     Arguments of "predict": `slide`, `tuning`, `out` and, optionally, `slide_mpp`, `backbone`, `weights`, `device`,
     `precision`, `deterministic`, `stride_px`, `box_px0` (x, y, width, height), `polygon_px0` (list of [x, y] or a
     GeoJSON geometry), `start_point_px0`, `batch_size`, `resume`, `on_mismatch` ("refuse", "restart" or "beside"),
-    `attention`, `reliability`, `features`.
+    `attention`, `reliability`, `features`; for tunings of whole slides also `features_folder` (tile features that are
+    there already), `expression`, `clinical`.
 
     Arguments of "tune": `sources` (list of {slide, regions (a path or a GeoJSON FeatureCollection), slide_mpp,
     patient}) or `tiles` (a table), `map_classes`, `method`, `config` (fields of the method's config), `training`
     (fields of TrainingConfig), `backbone`, `weights`, `task`, `out`, `continue_from` (a saved tuning: its method,
-    config and backbone then count).
+    config and backbone then count). In place of `sources`, for methods that learn from whole slides: `cohort` (a
+    table) with, where wanted, `features` (a folder), `expression`, `pathways`, `clinical` (tables), `folds`,
+    `slide_mpp`.
 
     Arguments of "probe", which times a few tiles and ends with the fields of `training.preflight.Costs`: `method`,
     `config`, `training`, `backbone`, `weights`.
 
-    Arguments of "evaluate": `tuning`, `sources` or `tiles`, `device`, `backbone`, `weights`.
+    Arguments of "evaluate": `tuning`, `sources`, `tiles` or `cohort` with what belongs to it, `device`, `backbone`,
+    `weights`.
     """
 
     command: str
@@ -142,7 +150,8 @@ def _never() -> bool:
     return False
 
 
-def _needed(arguments: dict[str, Any], name: str, command: str) -> Any:
+def needed(arguments: dict[str, Any], name: str, command: str) -> Any:
+    """An argument that a job cannot do without; raises UsageError where it is not given."""
     if arguments.get(name) in (None, ""):
         raise UsageError(f"A {command} job needs `{name}`.")
     return arguments[name]
@@ -173,8 +182,14 @@ def _predict(arguments: dict[str, Any], cache: BackboneCache, cancel: Callable[[
     from pathotune.methods.checkpoint import Tuning
     from pathotune.slides import open_slide
 
-    slide_path, out = _needed(arguments, "slide", "predict"), _needed(arguments, "out", "predict")
-    tuning = Tuning.load(Path(_needed(arguments, "tuning", "predict")))
+    slide_path, out = needed(arguments, "slide", "predict"), needed(arguments, "out", "predict")
+    tuning = Tuning.load(Path(needed(arguments, "tuning", "predict")))
+    predictor = _stage(tuning.method, "predictor")
+    if predictor is not None:
+        from pathotune.execution.cohorts import predict_whole
+
+        yield from predict_whole(predictor, tuning, arguments, cache, cancel)
+        return
     backbone = tuning_backbone(tuning, arguments.get("backbone"), arguments.get("weights"), cache)
     options = {name: arguments[name] for name in _PREDICT_OPTIONS if arguments.get(name) is not None}
     if arguments.get("polygon_px0") is not None:
@@ -183,6 +198,13 @@ def _predict(arguments: dict[str, Any], cache: BackboneCache, cancel: Callable[[
         options["start_point_px0"] = tuple(arguments["start_point_px0"])
     with open_slide(slide_path, mpp=arguments.get("slide_mpp"), icc=tuning.reading.icc) as slide:
         yield from predict_slide(slide, tuning, Path(out), backbone=backbone, cancel=cancel, **options)
+
+
+def _stage(method: str, stage: str) -> Any:
+    """What trains, judges or predicts a method of whole slides; None for those that go tile by tile."""
+    from pathotune.methods import stage_of
+
+    return stage_of(method, stage)
 
 
 def tuning_backbone(tuning: Any, backbone: str | None, weights: str | None, cache: BackboneCache) -> Backbone:
@@ -221,7 +243,7 @@ def _sources(arguments: dict[str, Any], command: str) -> Any:
             slide_mpp=row.get("slide_mpp"),
             patient=row.get("patient"),
         )
-        for row in _needed(arguments, "sources", command)
+        for row in needed(arguments, "sources", command)
     ]
 
 
@@ -240,7 +262,13 @@ def _tune(arguments: dict[str, Any], cache: BackboneCache, cancel: Callable[[], 
     from pathotune.training.loop import tune
     from pathotune.training.schedule import TrainingConfig
 
-    method = arguments.get("method") or "pathotune"
+    method = arguments.get("method") or ("mil" if arguments.get("cohort") else "pathotune")
+    trainer = _stage(method, "trainer")
+    if trainer is not None or arguments.get("cohort"):
+        from pathotune.execution.cohorts import tune_on_cohort
+
+        yield from tune_on_cohort(trainer, method, arguments, cache, cancel)
+        return
     continue_from = arguments.get("continue_from") or None
     backbone = _tune_backbone(arguments, continue_from, cache)
     yield from tune(
@@ -250,7 +278,7 @@ def _tune(arguments: dict[str, Any], cache: BackboneCache, cancel: Callable[[], 
         backbone,
         with_settings(TrainingConfig(), arguments.get("training") or {}),
         arguments.get("task") or None,
-        _needed(arguments, "out", "tune"),
+        needed(arguments, "out", "tune"),
         map_classes=arguments.get("map_classes") or {},
         continue_from=continue_from,
         cancel=cancel,
@@ -260,7 +288,7 @@ def _tune(arguments: dict[str, Any], cache: BackboneCache, cancel: Callable[[], 
 def _tune_backbone(arguments: dict[str, Any], continue_from: str | None, cache: BackboneCache) -> Backbone:
     """The backbone to tune on: the one named, or that of the tuning to go on from."""
     if continue_from is None:
-        return warm_backbone(_needed(arguments, "backbone", "tune"), arguments.get("weights"), None, cache)
+        return warm_backbone(needed(arguments, "backbone", "tune"), arguments.get("weights"), None, cache)
     from pathotune.methods.checkpoint import Tuning
 
     return tuning_backbone(Tuning.load(Path(continue_from)), None, arguments.get("weights"), cache)
@@ -273,7 +301,7 @@ def _probe(arguments: dict[str, Any], cache: BackboneCache, cancel: Callable[[],
     from pathotune.training.schedule import TrainingConfig
 
     method = arguments.get("method") or "pathotune"
-    backbone = warm_backbone(_needed(arguments, "backbone", "probe"), arguments.get("weights"), None, cache)
+    backbone = warm_backbone(needed(arguments, "backbone", "probe"), arguments.get("weights"), None, cache)
     training = with_settings(TrainingConfig(), arguments.get("training") or {})
     costs = measure(backbone, method, load_config(method, arguments.get("config") or {}), training)
     yield events.Finished(costs.to_dict())
@@ -283,9 +311,15 @@ def _evaluate(arguments: dict[str, Any], cache: BackboneCache, cancel: Callable[
     from pathotune.evaluation.evaluate import evaluate
     from pathotune.methods.checkpoint import Tuning
 
-    tuning = Tuning.load(Path(_needed(arguments, "tuning", "evaluate")))
+    tuning = Tuning.load(Path(needed(arguments, "tuning", "evaluate")))
     names = ("device", "precision", "map_classes")
     options = {name: arguments[name] for name in names if arguments.get(name) is not None}
+    evaluator = _stage(tuning.method, "evaluator")
+    if evaluator is not None or arguments.get("cohort"):
+        from pathotune.execution.cohorts import evaluate_on_cohort
+
+        yield from evaluate_on_cohort(evaluator, tuning, arguments, cache, cancel)
+        return
     backbone = tuning_backbone(tuning, arguments.get("backbone"), arguments.get("weights"), cache)
     stream = evaluate(tuning, _sources(arguments, "evaluate"), backbone=backbone, **options)
     yield from _until_cancelled(stream, cancel)

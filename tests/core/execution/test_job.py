@@ -52,7 +52,7 @@ def tuned(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
     monkeypatch.setattr("pathotune.training.loop.tune", tune)
     monkeypatch.setattr("pathotune.backbones.load_backbone", lambda name, **options: name)
-    saved = SimpleNamespace(backbone={"name": "other", "sha256": "0"})
+    saved = SimpleNamespace(method="linear_probe", backbone={"name": "other", "sha256": "0"})
     monkeypatch.setattr("pathotune.methods.checkpoint.Tuning.load", lambda path: saved)
     return calls
 
@@ -90,7 +90,9 @@ def test_predictions_with_tunings_of_one_backbone_and_a_tuning_on_it_load_its_we
     reading = SimpleNamespace(icc=False)
     monkeypatch.setattr(
         "pathotune.methods.checkpoint.Tuning.load",
-        lambda path: SimpleNamespace(backbone={"name": "b", "sha256": path.stem}, reading=reading),
+        lambda path: SimpleNamespace(
+            method="linear_probe", backbone={"name": "b", "sha256": path.stem}, reading=reading
+        ),
     )
     monkeypatch.setattr("pathotune.training.loop.tune", lambda *arguments, **options: iter([Finished()]))
     cache: dict[str, Any] = {}
@@ -107,7 +109,7 @@ def test_predictions_with_tunings_of_one_backbone_and_a_tuning_on_it_load_its_we
 def test_another_backbone_than_the_tunings_is_refused_before_its_weights_are_looked_for(
     tuned: list[dict[str, Any]],
 ) -> None:
-    saved = SimpleNamespace(backbone={"name": "pathotune-tiny"})
+    saved = SimpleNamespace(method="linear_probe", backbone={"name": "pathotune-tiny"})
     with pytest.raises(TuningMismatch, match="needs the backbone pathotune-tiny, not uni"):
         tuning_backbone(saved, "uni", None, {})
     assert str(tuning_backbone(saved, "pathotune-tiny", None, {})) == "pathotune-tiny"
