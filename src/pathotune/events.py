@@ -68,6 +68,24 @@ class ShardDone(Event):
 
 
 @dataclass(frozen=True)
+class SlideBegun(Event):
+    """Of several slides, the next one's turn; `number` counts from 1 in the order of the run."""
+
+    slide: str
+    number: int
+    total: int
+
+
+@dataclass(frozen=True)
+class SlideEnd(Event):
+    """What became of one of several slides: the document `pathotune predict` prints of it, and how many have one."""
+
+    result: dict[str, Any]
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
 class Paused(Event):
     """The work stands still as a person asked (`paused`), or goes on again; said by the process that does it."""
 
@@ -120,7 +138,8 @@ def result_of(stream: Iterable[Event]) -> dict[str, Any]:
 
 
 KINDS: dict[str, type[Event]] = {
-    cls.__name__: cls for cls in (Note, Step, EpochEnd, ShardDone, Paused, Saving, Finished, Failed)
+    cls.__name__: cls
+    for cls in (Note, Step, EpochEnd, ShardDone, SlideBegun, SlideEnd, Paused, Saving, Finished, Failed)
 }
 
 

@@ -31,6 +31,7 @@ class Run:
     order : in which the tiles are predicted.
     batch_size : of the batches to come; it shrinks when memory runs out.
     started : time.monotonic() of the call.
+    name : what the slide is called, where not by its file's name.
     new : tiles predicted so far.
     was_cancelled : whether somebody asked to stop.
     """
@@ -44,6 +45,7 @@ class Run:
     cancel: Callable[[], bool]
     batch_size: int
     started: float
+    name: str | None = None
     new: int = 0
     was_cancelled: bool = False
 
@@ -128,12 +130,10 @@ def _check_finite(run: Run, indices: NDArray[np.intp], answer: Answer, precision
     if good.all():
         return
     tile = int(indices[int(np.argmin(good))])
-    x, y = run.tiles.x_px0[tile], run.tiles.y_px0[tile]
+    x, y, called = run.tiles.x_px0[tile], run.tiles.y_px0[tile], run.name or run.slide.name
     advice = (
         "Try --precision float32."
         if precision.name != "float32"
         else "Its tuning is damaged or went wrong: tune again."
     )
-    raise NotFinite(
-        f"The model gave no finite number for the tile at ({x:.0f}, {y:.0f}) px of {run.slide.name}. {advice}"
-    )
+    raise NotFinite(f"The model gave no finite number for the tile at ({x:.0f}, {y:.0f}) px of {called}. {advice}")

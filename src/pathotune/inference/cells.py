@@ -59,3 +59,29 @@ def mean_of_four(values: NDArray[Any]) -> NDArray[Any]:
     count = predicted.sum(axis=(2, 4))
     mean = quads.sum(axis=(2, 4)) / np.maximum(count, 1)
     return np.asarray(mean.astype(values.dtype))
+
+
+def votes_of(labels: NDArray[np.uint8], classes: int) -> NDArray[np.uint16]:
+    """(class, rows, columns) one where a cell has that class, zeros where nothing is predicted."""
+    votes: NDArray[np.uint16] = (labels == np.arange(1, classes + 1)[:, None, None]).astype(np.uint16)
+    return votes
+
+
+def sum_of_four(values: NDArray[np.uint16]) -> NDArray[np.uint16]:
+    """Half as many rows and columns; each the sum of the up to four values."""
+    channels, rows, columns = values.shape
+    padded = np.zeros((channels, rows + rows % 2, columns + columns % 2), np.uint16)
+    padded[:, :rows, :columns] = values
+    summed: NDArray[np.uint16] = padded.reshape(channels, padded.shape[1] // 2, 2, padded.shape[2] // 2, 2).sum(
+        axis=(2, 4), dtype=np.uint16
+    )
+    return summed
+
+
+def majority(votes: NDArray[np.uint16], probabilities: NDArray[Any]) -> NDArray[np.uint8]:
+    """(rows, columns) label with the most votes, of several the most probable; 0 where nobody votes.
+
+    The class of the largest mean probability could be one that none of the cells has.
+    """
+    score = np.where(votes > 0, votes + 0.5 * probabilities, 0)
+    return np.where(votes.any(axis=0), score.argmax(axis=0) + 1, 0).astype(np.uint8)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import itertools
 import json
@@ -15,6 +17,8 @@ from pathotune.errors import OutputRefused
 from pathotune.settings import settings
 
 SUFFIX = ".pathotune.zarr"
+_GONE = {errno.ENOENT, errno.ESTALE, errno.EIO, errno.ENODEV, errno.ENOTCONN, errno.EHOSTDOWN, errno.ETIMEDOUT}
+_NOT_ALLOWED = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 def store_path(slide_path: str | Path, tuning_name: str, out: str | Path) -> Path:
@@ -90,6 +94,25 @@ def read_attributes(path: str | Path) -> dict[str, Any]:
     return attributes if isinstance(attributes, dict) else {}
 
 
+def file_sizes(store: Path) -> dict[str, int]:
+    """Bytes of every file of a store that holds values, by its path below the store."""
+    found = {}
+    for folder, _, names in os.walk(store):
+        for name in names:
+            if name != "zarr.json" and not name.startswith(".") and not name.endswith(".partial"):
+                path = Path(folder, name)
+                found[path.relative_to(store).as_posix()] = path.stat().st_size
+    return dict(sorted(found.items()))
+
+
+def drop_leftovers(store: Path) -> None:
+    """Delete what a killed process left of files it had not finished; only who alone writes the store may."""
+    for path in store.rglob("*.partial"):
+        path.unlink(missing_ok=True)
+    for path in store.glob(".zarr.json.*.tmp"):
+        path.unlink(missing_ok=True)
+
+
 def set_aside(path: str | Path) -> Path:
     """Rename a prediction store to the first further name that is free, and return that.
 
@@ -116,6 +139,33 @@ def remove_store(path: str | Path) -> None:
     doomed = path.with_name(f".{path.name}.{os.getpid()}.old")
     _rename(path, doomed)
     shutil.rmtree(doomed, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def writing(store: Path) -> Iterator[None]:
+    """Inside, a store is written; what the disk refuses becomes a sentence that says what to do.
+
+    Raises
+    ------
+    OutputRefused : the disk is full, read-only, or gone with its folder, which is never made anew below a store.
+    """
+    try:
+        if not (store / "zarr.json").is_file():
+            raise FileNotFoundError(errno.ENOENT, "its folder is gone")
+        yield
+    except OutputRefused:
+        raise
+    except OSError as error:
+        if isinstance(error, FileNotFoundError) or error.errno in _GONE:
+            advice = "Connect its drive again"
+        elif error.errno in _NOT_ALLOWED:
+            advice = "Allow writing there"
+        else:
+            advice = "Free some space"
+        raise OutputRefused(
+            f"{store.name} cannot be written any further ({error.strerror or error}). {advice} and run again: "
+            "what was done is kept."
+        ) from error
 
 
 def _check_ours(path: Path) -> None:

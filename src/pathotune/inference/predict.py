@@ -12,9 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pathotune.device import Precision, peak_memory_mb, pick_device
+from pathotune.errors import StoreBusy
 from pathotune.events import Event, Finished, Note, Step
 from pathotune.inference.allocator import keep_memory
 from pathotune.inference.batches import Run, answered, take
+from pathotune.inference.leases import Lease, leased
+from pathotune.inference.locations import drop_leftovers
 from pathotune.inference.plan import order_tiles
 from pathotune.inference.predictions import PredictionStore, store_path
 from pathotune.inference.preparing import determinism, kept_of, load_model, opened, pick_precision, work_of
@@ -25,7 +28,7 @@ from pathotune.inference.work import OnMismatch, Place, drop_replaced, find_plac
 from pathotune.methods.fitting import check_slide
 from pathotune.tiles.grid import tile_grid
 from pathotune.tiles.reader import TileReader
-from pathotune.tiles.tissue import tissue_mask
+from pathotune.tiles.tissue import TissueMask, tissue_mask
 
 if TYPE_CHECKING:
     from pathotune.backbones.surface import Backbone
@@ -55,6 +58,8 @@ def predict_slide(
     attention: bool = True,
     reliability: bool = False,
     features: bool = False,
+    tissue: TissueMask | None = None,
+    name: str | None = None,
     cancel: Callable[[], bool] | None = None,
 ) -> Iterator[Event]:
     """Predict a slide, or a part of it, into its store under `out`.
@@ -82,12 +87,14 @@ def predict_slide(
     reliability : whether uncertainty and distance from the training tiles are kept; a store that is resumed keeps what
         it was begun with.
     features : whether the features of every tile are kept; the same.
+    tissue : the slide's tissue where it is known already.
+    name : what the slide is called in the store and its name, in place of its file name (a pseudonym).
     cancel : asked several times a second.
 
     Raises
     ------
-    PathotuneError : MissingPixelSize, TuningMismatch, StoreMismatch, BackboneUnavailable, TooLittleMemory, NotFinite,
-        OutputRefused and what the readers raise.
+    PathotuneError : MissingPixelSize, TuningMismatch, StoreMismatch, StoreBusy, BackboneUnavailable, TooLittleMemory,
+        NotFinite, OutputRefused and what the readers raise.
     """
     started = time.monotonic()
     with contextlib.ExitStack() as stack:
@@ -95,39 +102,46 @@ def predict_slide(
         check_slide(tuning, slide)
         keep_memory()
         part = {"stride_px": stride_px, "box_px0": box_px0, "polygon": polygon}
-        tiles = yield from _tiles(slide, tuning, part)
+        tiles = yield from _tiles(slide, tuning, part, tissue, name or slide.name)
         if not len(tiles):
-            yield Finished(_result(slide, None, "empty", started, 0, {}, 0.0))
+            yield Finished(_result(name or slide.path, None, "empty", started, 0, {}, 0.0))
             return
+        path = store_path(name or slide.path, tuning.name, out)
+        lease = stack.enter_context(leased(path))
         device = pick_device(device)
         stack.enter_context(determinism(deterministic))
         model, backbone = load_model(tuning, backbone, device)
         sources = tuple(model.attention_sources) if attention else ()
         work = work_of(slide, tuning, backbone, tiles, sources, precision)
-        place = find_place(store_path(slide.path, tuning.name, out), work, resume=resume, on_mismatch=on_mismatch)
+        place = find_place(path, work, resume=resume, on_mismatch=on_mismatch)
         order = order_tiles(tiles, work.grid, start_px0=start_point_px0)
         size = batch_size or default_batch_size(device)
-        run = Run(slide, tuning, device, tiles, order, deterministic, cancel or _never, size, started)
+        asked = cancel or _never
+        run = Run(
+            slide, tuning, device, tiles, order, deterministic, lambda: lease.is_lost or asked(), size, started, name
+        )
         reader = stack.enter_context(TileReader(slide, tuning.reading))
         chosen = pick_precision(run, place.store, reader, model, backbone, precision)
         kept = kept_of(run, place.store, reader, model, backbone, sources, reliability, features)
         store = begin_store(place, work, run, backbone, kept, chosen, part)
         yield from _begun(chosen, place, store)
-        yield from _fill(run, store, reader, TileModel(model, backbone, device, chosen, kept, tuning))
+        yield from _fill(run, store, reader, TileModel(model, backbone, device, chosen, kept, tuning), lease)
 
 
-def _tiles(slide: Slide, tuning: Tuning, part: dict[str, Any]) -> Generator[Event, None, TileSet]:
+def _tiles(
+    slide: Slide, tuning: Tuning, part: dict[str, Any], mask: TissueMask | None, called: str
+) -> Generator[Event, None, TileSet]:
     """The tiles with tissue in the part of the slide that is asked for."""
     box, size = part["box_px0"], (slide.width_px0, slide.height_px0)
     if box is not None and any(box[axis] >= size[axis] or box[axis] + box[axis + 2] <= 0 for axis in (0, 1)):
         x, y, width, height = (f"{value:.10g}" for value in box)
         yield Note(
-            f"The region {x},{y},{width},{height} lies off {slide.name}, which is {size[0]} × {size[1]} pixels.",
+            f"The region {x},{y},{width},{height} lies off {called}, which is {size[0]} × {size[1]} pixels.",
             "warning",
         )
-    mask = tissue_mask(slide)
+    mask = tissue_mask(slide) if mask is None else mask
     if mask.is_almost_empty:
-        yield Note(f"Hardly any tissue was found on {slide.name} ({100 * mask.fraction:.2f} %).", "warning")
+        yield Note(f"Hardly any tissue was found on {called} ({100 * mask.fraction:.2f} %).", "warning")
     return tile_grid(slide, tuning.reading, tissue=mask, **part)
 
 
@@ -139,8 +153,9 @@ def _begun(precision: Precision, place: Place, store: PredictionStore) -> Iterat
         yield Note(f"What was predicted before is kept as {store.attrs['replaces'][0]['name']} until this is complete.")
 
 
-def _fill(run: Run, store: PredictionStore, reader: TileReader, model: TileModel) -> Iterator[Event]:
+def _fill(run: Run, store: PredictionStore, reader: TileReader, model: TileModel, lease: Lease) -> Iterator[Event]:
     """Predict what the store lacks and end with the result."""
+    drop_leftovers(store.path)
     stream = StoreStream(store, run.tiles.row, run.tiles.column)
     done = stream.take_over(whole_units=run.deterministic)
     before, seconds_before = int(done.sum()), float(store.attrs.get("seconds", 0.0))
@@ -151,11 +166,14 @@ def _fill(run: Run, store: PredictionStore, reader: TileReader, model: TileModel
         yield from _predict_missing(run, stream, reader, model, done)
         ended = True
     finally:
-        # Also reached when the caller closes the generator: what is predicted is written.
-        stream.close()
+        # Also reached when the caller closes the generator: what is predicted is written, where that is still ours.
+        stream.close(write=not lease.is_lost)
         state = "complete" if done.all() and ended else "cancelled"
         seconds = seconds_before + time.monotonic() - run.started
-        store.finish(state, seconds=round(seconds, 3), finished=now(), batch_size=run.batch_size)
+        if not lease.is_lost:
+            store.finish(state, seconds=round(seconds, 3), finished=now(), batch_size=run.batch_size)
+    if lease.is_lost:
+        raise StoreBusy(store.path.name)
     yield from stream.events()
     for text in drop_replaced(store) if store.is_complete else ():
         yield Note(text)
@@ -165,7 +183,8 @@ def _fill(run: Run, store: PredictionStore, reader: TileReader, model: TileModel
         status = "cancelled"
     else:
         status = "resumed" if before else "done"
-    yield Finished(_result(run.slide, store.path, status, run.started, int(done.sum()), areas, rate))
+    called = run.name or run.slide.path
+    yield Finished(_result(called, store.path, status, run.started, int(done.sum()), areas, rate))
 
 
 def _predict_missing(
@@ -192,7 +211,7 @@ def _predict_missing(
 
 
 def _result(
-    slide: Slide,
+    slide: str | Path,
     store: Path | None,
     status: str,
     started: float,
@@ -202,7 +221,7 @@ def _result(
 ) -> dict[str, Any]:
     """The contract's document of one slide."""
     return {
-        "slide": str(slide.path),
+        "slide": str(slide),
         "store": None if store is None else str(store),
         "tiles": tiles,
         "classes": dict(classes),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -17,7 +18,15 @@ from numpy.typing import NDArray
 from pathotune.errors import FileMissing, OutputRefused, StoreUnreadable
 from pathotune.inference.areas import Areas, class_areas
 from pathotune.inference.cells import UnitValues, labels_of, unit_part
-from pathotune.inference.locations import SUFFIX, find_stores, read_attributes, remove_store, store_path
+from pathotune.inference.locations import (
+    SUFFIX,
+    file_sizes,
+    find_stores,
+    read_attributes,
+    remove_store,
+    store_path,
+    writing,
+)
 from pathotune.inference.plan import Grid, Kind, Unit
 from pathotune.inference.skeleton import image_kinds, rgb, write_skeleton
 
@@ -368,17 +377,12 @@ class PredictionStore:
         ------
         OutputRefused : the disk refuses.
         """
-        try:
+        with writing(self.path):
             self.probabilities[(slice(None), *unit_part(unit))] = probabilities
             for values, (array, part) in zip((attention, reliability, features), self._further(unit), strict=True):
                 if values is not None and array is not None:
                     array[part] = values
             self.labels[unit_part(unit)] = labels_of(probabilities)
-        except OSError as error:
-            raise OutputRefused(
-                f"{self.path.name} cannot be written any further ({error.strerror or error}). "
-                "Free some space and run again: what was done is kept."
-            ) from error
         self.attrs["shards"][str(unit.index)] = {"state": state, "tiles": int(tiles), "planned": int(planned)}
         self.save_attributes()
 
@@ -390,28 +394,43 @@ class PredictionStore:
             (self.path / shard).unlink(missing_ok=True)
 
     def finish(self, state: str, **facts: Any) -> None:
-        """Say how the run ended ("complete", "cancelled") with further facts for the attribute."""
+        """Say how the run ended ("complete", "cancelled") with further facts for the attribute.
+
+        A complete store also says how large each of its files is, so that one cut short later is noticed at a glance.
+        """
         self.attrs.update(facts)
         self.attrs["state"] = state
+        self.attrs["files"] = file_sizes(self.path) if state == "complete" else {}
         self.save_attributes()
 
     def save_attributes(self) -> None:
-        """Write the attribute `pathotune` in one rename."""
+        """Write the attribute `pathotune` in one rename.
+
+        Raises
+        ------
+        OutputRefused : the disk refuses.
+        """
         self.attrs["tiles_done"] = sum(shard["tiles"] for shard in self.attrs["shards"].values())
-        document = json.loads((self.path / "zarr.json").read_text(encoding="utf-8"))
-        document["attributes"]["pathotune"] = self.attrs
-        _replace_text(self.path / "zarr.json", json.dumps(document, indent=1, ensure_ascii=False))
+        with writing(self.path):
+            document = json.loads((self.path / "zarr.json").read_text(encoding="utf-8"))
+            document["attributes"]["pathotune"] = self.attrs
+            _replace_text(self.path / "zarr.json", json.dumps(document, indent=1, ensure_ascii=False))
 
 
 def _replace_text(path: Path, text: str) -> None:
     """Write a file by rename; on Windows a reader that has it open makes the rename wait a moment."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    for attempt in range(20):
-        try:
-            os.replace(temporary, path)
-            return
-        except PermissionError:
-            if attempt == 19:
-                raise
-            time.sleep(0.05)
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        for attempt in range(20):
+            try:
+                os.replace(temporary, path)
+                return
+            except PermissionError:
+                if attempt == 19:
+                    raise
+                time.sleep(0.05)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise

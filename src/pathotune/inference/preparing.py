@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
     from pathotune.slides.slide import Slide
 
 _PROBE_TILES = 8
-# Backbone → (device, tuning) → how many times as fast bfloat16 was.
-_SPEEDS: weakref.WeakKeyDictionary[Backbone, dict[tuple[str, str], float]] = weakref.WeakKeyDictionary()
 
 
 def opened(slide: Slide | str | Path, tuning: Tuning | str | Path, stack: contextlib.ExitStack) -> tuple[Slide, Tuning]:
@@ -101,21 +98,9 @@ def pick_precision(
         probabilities: torch.Tensor = model(backbone.normalise(images)).logits.float().softmax(dim=1)
         return probabilities
 
-    # How fast each format is depends on the machine, not on the slide: of many slides it is measured on the first, so
-    # that what else the machine does never gives half of them another number format. That it agrees is tried on each.
-    key = (run.device, run.tuning.fingerprint)
-    speeds = _SPEEDS.setdefault(backbone, {})
-    chosen = choose_precision(
-        forward,
-        probe_tiles(run, reader),
-        run.device,
-        wanted,
-        tolerance=backbone.card.tolerance,
-        speedup=speeds.get(key),
+    return choose_precision(
+        forward, probe_tiles(run, reader), run.device, wanted, backbone.card.tolerance, what=backbone.speed_name
     )
-    if chosen.speedup is not None:
-        speeds[key] = chosen.speedup
-    return chosen
 
 
 def kept_of(

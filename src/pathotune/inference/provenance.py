@@ -39,7 +39,7 @@ def begin_store(
     OutputRefused : a new one cannot be written.
     """
     arguments = {
-        "slide": str(run.slide.path),
+        "slide": run.name or str(run.slide.path),
         "tuning": str(run.tuning.path) if run.tuning.path else None,
         "batch_size": run.batch_size,
         "deterministic": run.deterministic,
@@ -82,7 +82,7 @@ def _facts(run: Run, backbone: Backbone, precision: Precision) -> dict[str, Any]
     mpp = slide.require_mpp()
     return {
         "slide": {
-            "name": slide.name,
+            "name": run.name or slide.name,
             "width_px0": slide.width_px0,
             "height_px0": slide.height_px0,
             "origin_px0": list(slide.bounds_px0[:2]),

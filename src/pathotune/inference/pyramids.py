@@ -1,4 +1,4 @@
-"""The lower pyramid levels of a prediction store: means of predicted values, written unit by unit."""
+"""The lower pyramid levels of a prediction store: means of values, majorities of classes, written unit by unit."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
-from pathotune.inference.cells import UnitValues, labels_of, mean_of_four
+from pathotune.inference.cells import UnitValues, labels_of, majority, mean_of_four, sum_of_four, votes_of
 from pathotune.inference.plan import Grid, Kind, Unit
 
 if TYPE_CHECKING:
@@ -18,11 +18,14 @@ _LOG = logging.getLogger(__name__)
 
 
 def write_pyramid(store: PredictionStore, unit: Unit, values: UnitValues) -> None:
-    """Bring the lower levels up to date under one unit: means over predicted cells only."""
+    """Bring the lower levels up to date under one unit: over predicted cells only, means, and the commonest class."""
     smaller: NDArray[Any] = values.probabilities
+    votes = votes_of(labels_of(smaller), len(smaller))
     for level in range(1, store.grid.levels("probabilities")):
         smaller = _write_halved(store, "probabilities", level, unit, smaller)
-        store.array("classes", level)[_part_of_level(store.grid, "classes", level, unit)] = labels_of(smaller)
+        votes = sum_of_four(votes)[:, : smaller.shape[1], : smaller.shape[2]]
+        part = _part_of_level(store.grid, "classes", level, unit)
+        store.array("classes", level)[part] = majority(votes, smaller)
     if values.attention is not None and store.sources:
         smaller = values.attention
         for level in range(1, store.grid.levels("attention")):

@@ -19,6 +19,8 @@ _TYPES: dict[Kind, str] = {
 }
 # Upper end of the contrast other programs begin with; attention and distance have 1 for the ordinary.
 _TOPS: dict[Kind, float] = {"probabilities": 1.0, "attention": 4.0, "reliability": 1.0}
+# How lower levels are made of the predicted values above them.
+_REDUCED: dict[Kind, str] = {"classes": "majority"}
 
 
 def write_skeleton(path: Path, attributes: dict[str, Any], grid: Grid) -> None:
@@ -111,7 +113,9 @@ def _ome_metadata(kind: Kind, grid: Grid, attributes: Mapping[str, Any]) -> dict
     axes = [{"name": "c", "type": "channel"}] * lead + space
     ome: dict[str, Any] = {
         "version": "0.5",
-        "multiscales": [{"name": kind, "axes": axes, "datasets": datasets, "type": "mean of predicted values"}],
+        "multiscales": [
+            {"name": kind, "axes": axes, "datasets": datasets, "type": _REDUCED.get(kind, "mean of values")}
+        ],
     }
     if kind == "classes":
         labelled = list(enumerate(attributes["classes"], start=1))

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from pathotune.events import ShardDone
 from pathotune.inference.cells import UnitValues
+from pathotune.inference.locations import writing
 from pathotune.inference.plan import Unit
 from pathotune.inference.predictions import PredictionStore
 from pathotune.inference.pyramids import repair_pyramids, write_pyramid
@@ -189,7 +190,8 @@ class StoreStream:
             planned=filling.planned,
         )
         if with_pyramid:
-            write_pyramid(self._store, filling.unit, filling.values)
+            with writing(self._store.path):
+                write_pyramid(self._store, filling.unit, filling.values)
         else:
             self._write_seconds = time.monotonic() - started
         self._units_done += is_done
@@ -215,13 +217,15 @@ class StoreStream:
         while not self._events.empty():
             yield self._events.get()
 
-    def close(self) -> None:
-        """Write what is in memory, lower pyramid levels included, and end the thread."""
+    def close(self, write: bool = True) -> None:
+        """Write what is in memory, lower pyramid levels included, and end the thread; without `write` only that."""
         try:
-            for index in list(self._filling):
+            for index in list(self._filling) if write else ():
                 self._write(self._filling.pop(index))
         finally:
-            self._pool.shutdown(wait=True)
-        for write in self._writes:
-            write.result()
+            self._pool.shutdown(wait=True, cancel_futures=not write)
+        if not write:
+            return
+        for written in self._writes:
+            written.result()
         self._writes = []
