@@ -46,6 +46,7 @@ class BackboneCard:
     convert : "timm" runs timm's own conversion of foreign checkpoints (DINOv2's names) over the tensors.
     needs : optional packages; also_at : further hub ids of the same weights; where : a page where there is no hub.
     any_size : a network without positions, which reads images of any size.
+    text : the text side of an image–text model, as `backbones.text.towers` reads it; empty where there is none.
     gated : whether the hub asks for an agreement first (None: not known).
     verified : "never", "architecture" (builds with the published number of parameters) or "reference" (the same
         numbers as the authors' own loading path).
@@ -95,6 +96,7 @@ class BackboneCard:
     where: str = ""
     convert: str = ""
     any_size: bool = False
+    text: Mapping[str, Any] = field(default_factory=dict)
     notes: str = ""
     folder: Path | None = None
 
@@ -127,6 +129,7 @@ class BackboneCard:
             "gated": self.gated,
             "available": is_available(self),
             "takes_prompts": self.takes_prompts,
+            "reads_text": bool(self.text),
             "verified": self.verified,
             "output_dim": self.output_dim,
             "tile_px": self.tile_px,
@@ -257,6 +260,8 @@ def _check(card: BackboneCard, path: Path) -> None:
         value = getattr(card, key)
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value <= 0):
             raise wrong(key, "it must be a whole number above 0")
+    if not isinstance(card.text, Mapping):
+        raise wrong("text", "it must be a mapping with the kind of the text side")
     if card.mpp is not None and not 0.05 <= float(card.mpp) <= 20:
         raise wrong("mpp", "it is in micrometres per pixel, usually 0.25 to 2")
     if card.std is not None and min(card.std) <= 0:

@@ -49,7 +49,9 @@ def load(card: BackboneCard, given: Path | None, random_seed: int | None, depth:
     path, source = locate.find_weights(card, given)
     backbone = BUILDERS.load(card.loader)(card, None)
     _check_file(card, path)
-    backbone.load_tensors(weights.read_tensors(path), path)
+    tensors = weights.read_tensors(path)
+    backbone.load_tensors(tensors, path)
+    backbone.weights_path, backbone.text_scale = path, weights.text_scale(tensors)
     backbone = _sealed(backbone, source)
     if given is None:
         remember(card, backbone.weights_sha256)

@@ -41,6 +41,8 @@ class Backbone(nn.Module):
     takes_prompts : False for models without a row of tokens (CNN, Swin): then only `forward` works.
     weights_sha256 : SHA-256 over names, shapes and values of all tensors, the same whatever file they came from.
     weights_source : "file", "hub", "built in" or "random, seed N", for provenance.
+    weights_path : the file they were read from, which may hold a text side too; None where there is none.
+    text_scale : what the cosines to sentences are multiplied by in an image–text model; 0 where the file does not say.
     """
 
     def __init__(self, card: BackboneCard, network: nn.Module, head: nn.Module | None = None) -> None:
@@ -56,6 +58,8 @@ class Backbone(nn.Module):
         self.takes_prompts: bool = card.takes_prompts
         self.weights_sha256 = ""
         self.weights_source = ""
+        self.weights_path: Path | None = None
+        self.text_scale = 0.0
         mean = torch.tensor(card.mean or (0.0, 0.0, 0.0), dtype=torch.float64).view(1, 3, 1, 1)
         std = torch.tensor(card.std or (1.0, 1.0, 1.0), dtype=torch.float64).view(1, 3, 1, 1)
         # (value / 255 - mean) / std as one multiplication and one addition.

@@ -84,6 +84,17 @@ def _read_pickle(path: Path) -> dict[str, torch.Tensor]:
     return {str(name): value for name, value in data.items() if isinstance(value, torch.Tensor)}
 
 
+def text_scale(tensors: Mapping[str, torch.Tensor]) -> float:
+    """What an image–text model multiplies its cosines by, from its own file; 0 where the file does not say.
+
+    Every such model keeps its logarithm under this name.
+    """
+    value = tensors.get("logit_scale")
+    if value is None or value.numel() != 1 or not bool(value.float().isfinite().all()):
+        return 0.0
+    return float(value.float().exp())
+
+
 def rename(tensors: Mapping[str, torch.Tensor], card: BackboneCard) -> dict[str, torch.Tensor]:
     """The file's names as the card translates them, without those it says are not used."""
     result: dict[str, torch.Tensor] = {}

@@ -78,7 +78,7 @@ def test_hashing_is_never_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_wrong_names_are_explained() -> None:
-    with pytest.raises(UnknownName, match="Known: hashing, hf, minilm"):
+    with pytest.raises(UnknownName, match="Known: hashing, hf, minilm, tower"):
         load_text_encoder("bert")
     with pytest.raises(UsageError, match="Name the model"):
         load_text_encoder("hf:")

@@ -39,6 +39,12 @@ TEXT = Table(
             {"licence": "that of the model"},
         ),
         Entry(
+            "tower",
+            "pathotune.backbones.text.towers:load_tower",
+            "the text side of an image–text model of the catalogue: tower:plip, tower:conch, …",
+            {"licence": "that of the model"},
+        ),
+        Entry(
             "hashing",
             "pathotune.backbones.text.hashing:load_hashing",
             "words to fixed random numbers, without any meaning: for tests",
@@ -114,12 +120,13 @@ def load_text_encoder(name: str) -> TextEncoder:
 
     Parameters
     ----------
-    name : "minilm", "hf:FOLDER" or "hf:OWNER/NAME" (with "@cls", "@mean" or "@pooler" behind it), or "hashing".
+    name : "minilm", "hf:FOLDER" or "hf:OWNER/NAME" (with "@cls", "@mean" or "@pooler" behind it), "tower:NAME" for
+        the text side of an image–text model (a name of the catalogue, or a card of one's own in YAML), or "hashing".
 
     Raises
     ------
     UnknownName, UsageError
-        No such encoder, or "hf" without a model.
+        No such encoder, or "hf" or "tower" without a model.
     MissingPackage, BackboneUnavailable
         The package or the model is not here.
     """
@@ -127,9 +134,11 @@ def load_text_encoder(name: str) -> TextEncoder:
     entry = TEXT[kind]
     if kind == "hf" and not argument:
         raise UsageError("Name the model of the text encoder, for example hf:sentence-transformers/all-MiniLM-L6-v2.")
-    if kind != "hf" and argument:
+    if kind == "tower" and not argument:
+        raise UsageError("Name the image–text model whose text side is meant, for example tower:plip.")
+    if kind not in ("hf", "tower") and argument:
         raise UsageError(f"The text encoder {kind!r} takes nothing behind a colon, got {argument!r}.")
-    encoder: TextEncoder = entry.load()(argument) if kind == "hf" else entry.load()()
+    encoder: TextEncoder = entry.load()(argument) if kind in ("hf", "tower") else entry.load()()
     return encoder
 
 

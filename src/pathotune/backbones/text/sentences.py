@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 
 POOLINGS = ("mean", "cls", "pooler")
 BATCH = 32
+# Image–text models: the class of their text side, and what of its answer lies in the space of the images.
+TEXT_SIDES = {
+    "clip": ("CLIPTextModelWithProjection", "text_embeds"),
+    "siglip": ("SiglipTextModel", "pooler_output"),
+}
 
 
 def load_minilm() -> TextEncoder:
@@ -48,40 +53,60 @@ def load_from_folder_or_hub(argument: str) -> TextEncoder:
 
 
 def _encoder(name: str, source: str | Path, pooling: str, identity: str) -> TextEncoder:
-    width = _width(source, name)
+    config = _config(source, name)
+    width = _width(config)
     if width is None:
         raise BackboneUnavailable(f"{name} is no text model that is known here: its config has no hidden_size.")
+    kind = str(config.get("model_type")).removesuffix("_text_model")
     loaded: list[_Sentences] = []
 
     def compute(sentences: list[str]) -> NDArray[np.float32]:
         if not loaded:
-            loaded.append(_Sentences(source, name, pooling))
+            loaded.append(_Shared(source, name, kind) if kind in TEXT_SIDES else _Sentences(source, name, pooling))
         return loaded[0].encode(sentences)
 
     return TextEncoder(name, int(width), identity, compute)
 
 
-def _width(source: str | Path, name: str) -> int | None:
-    """Width of the model's vectors; of a folder without importing transformers, which costs seconds."""
+def _config(source: str | Path, name: str) -> dict[str, Any]:
+    """The model's config; of a folder without importing transformers, which costs seconds."""
     if not isinstance(source, Path):
-        return getattr(_fetch("AutoConfig", source, name), "hidden_size", None)
+        config: dict[str, Any] = fetch("AutoConfig", source, name).to_dict()
+        return config
     try:
-        width = json.loads((source / "config.json").read_text(encoding="utf-8")).get("hidden_size")
-    except (OSError, ValueError, AttributeError):
+        data = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        data = None
+    if not isinstance(data, dict):
         raise BackboneUnavailable(
             f"The text encoder {name} has no readable config.json in {source}; give a folder as transformers saves it."
-        ) from None
+        )
+    return data
+
+
+def _width(config: dict[str, Any]) -> int | None:
+    """Width of the model's vectors; the shared one of image–text models."""
+    text = config.get("text_config") or {}
+    width = {
+        "clip": config.get("projection_dim"),
+        "clip_text_model": config.get("projection_dim"),
+        "siglip": text.get("projection_size") or text.get("hidden_size"),
+        "siglip_text_model": config.get("projection_size") or config.get("hidden_size"),
+    }.get(str(config.get("model_type")), config.get("hidden_size"))
     return width if isinstance(width, int) else None
 
 
 class _Sentences:
     """Tokeniser and model, in evaluation mode on the CPU."""
 
-    def __init__(self, source: str | Path, name: str, pooling: str) -> None:
+    # "max_length" for a model that was trained on sentences padded to its full length.
+    padding: bool | str = True
+
+    def __init__(self, source: str | Path, name: str, pooling: str, model_class: str = "AutoModel") -> None:
         self.pooling = pooling
-        self.tokenizer = _fetch("AutoTokenizer", source, name)
+        self.tokenizer = fetch("AutoTokenizer", source, name)
         self.length = _longest(source, self.tokenizer)
-        model, report = _fetch("AutoModel", source, name, use_safetensors=True, output_loading_info=True)
+        model, report = fetch(model_class, source, name, use_safetensors=True, output_loading_info=True)
         # A pooler nobody reads may be missing; anything else would be random numbers.
         missing = [key for key in report["missing_keys"] if pooling == "pooler" or not key.startswith("pooler.")]
         if missing:
@@ -97,14 +122,17 @@ class _Sentences:
             for start in range(0, len(sentences), BATCH):
                 tokens = self.tokenizer(
                     sentences[start : start + BATCH],
-                    padding=True,
+                    padding=self.padding,
                     truncation=True,
                     max_length=self.length,
                     return_tensors="pt",
                 )
-                pooled = self._pool(self.model(**tokens), tokens["attention_mask"])
+                pooled = self._vectors(tokens)
                 rows.append(torch.nn.functional.normalize(pooled, dim=-1))
         return torch.cat(rows).numpy()
+
+    def _vectors(self, tokens: Any) -> Tensor:
+        return self._pool(self.model(**tokens), tokens["attention_mask"])
 
     def _pool(self, output: Any, mask: Tensor) -> Tensor:
         hidden: Tensor = output.last_hidden_state  # (b, tokens, dim)
@@ -119,7 +147,25 @@ class _Sentences:
         return (hidden * weights).sum(dim=1) / weights.sum(dim=1).clamp_min(1e-9)
 
 
-def _fetch(kind: str, source: str | Path, name: str, **options: Any) -> Any:
+class _Shared(_Sentences):
+    """The text side of an image–text model that transformers knows: its vectors lie in the space of its images."""
+
+    def __init__(self, source: str | Path, name: str, kind: str) -> None:
+        model_class, self.answer = TEXT_SIDES[kind]
+        super().__init__(source, name, "", model_class)
+        # SigLIP learned on padded sentences and without a mask.
+        self.is_padded = kind == "siglip"
+        self.padding = "max_length" if self.is_padded else True
+        self.length = min(self.length, int(self.model.config.max_position_embeddings))
+
+    def _vectors(self, tokens: Any) -> Tensor:
+        given = {"input_ids": tokens["input_ids"]} if self.is_padded else tokens
+        vectors: Tensor = getattr(self.model(**given), self.answer)
+        return vectors
+
+
+def fetch(kind: str, source: str | Path, name: str, **options: Any) -> Any:
+    """A class of transformers from a folder or a hub, without running code of theirs; raises BackboneUnavailable."""
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
