@@ -17,6 +17,7 @@ from pathotune.errors import FileMissing, MissingPackage, TableUnreadable, Tunin
 Scale = Literal["counts", "linear", "log"]
 LOG_CEILING = 40.0  # log2 of more than 10^12: no table of logarithms goes above it, and every linear one does
 SAMPLED_ROWS = 200
+LOOKED_AT = 10  # rows whose every cell is looked at, to tell words from numbers
 BLOCK_COLUMNS = 2048
 SYMBOL_COLUMNS = ("gene_symbols", "gene_symbol", "symbol", "feature_name", "gene_name", "gene_names", "hgnc_symbol")
 ID_COLUMNS = ("gene_ids", "gene_id", "ensembl_id", "ensembl")
@@ -189,8 +190,10 @@ def _layout(path: Path) -> _Layout:
                 continue
             if line.strip():
                 rows += 1
-                if rows <= SAMPLED_ROWS:
+                if rows <= LOOKED_AT:
                     first.append(_cells(_text(line), delimiter))
+                elif rows <= SAMPLED_ROWS:
+                    first.append([_text(line).partition(delimiter)[0].strip().strip('"')])
     if not first:
         raise TableUnreadable(
             f"{path.name} has no rows of numbers; it needs a header and a row for each sample or gene."
@@ -200,13 +203,14 @@ def _layout(path: Path) -> _Layout:
     numeric = [
         index
         for index in range(1, len(head))
-        if head[index].casefold() != "description" and not any(_is_word(cells, index) for cells in first)
+        if head[index].casefold() != "description" and not any(_is_word(cells, index) for cells in first[:LOOKED_AT])
     ]
     if not numeric:
         raise TableUnreadable(
             f"{path.name} holds no column of numbers behind its first one; is it an expression table?"
         )
-    words = [head[index] for index in range(1, len(head)) if index not in set(numeric)]
+    of_numbers = set(numeric)
+    words = [head[index] for index in range(1, len(head)) if index not in of_numbers]
     return _Layout(delimiter, head, skipped, rows, [cells[0] for cells in first], numeric, words)
 
 
