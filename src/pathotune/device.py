@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
+import platform
 import sys
 import time
 from collections.abc import Callable
@@ -11,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pathotune.errors import UsageError
+from pathotune.settings import read_json, settings, write_json
 
 if TYPE_CHECKING:
     import torch
@@ -23,6 +26,8 @@ PRECISIONS = ("auto", "float32", "bfloat16")
 WORTHWHILE_SPEEDUP = 1.1
 # How far pooled features or probabilities may move, where no backbone's card says otherwise.
 DEFAULT_TOLERANCE = 0.03
+# In the cache folder: machine → model → how many times as fast bfloat16 is.
+SPEEDS_FILE = "bfloat16.json"
 # The speeds are compared on so many samples, in so many pairs of passes or as many as fit into this time.
 TIMED_SAMPLES, TIMED_PAIRS, TIMED_S = 2, 7, 0.8
 
@@ -109,9 +114,13 @@ def choose_precision(
     device: str,
     wanted: str = "auto",
     tolerance: float = DEFAULT_TOLERANCE,
-    speedup: float | None = None,
+    what: str = "",
 ) -> Precision:
     """Try bfloat16 against float32 on a probe batch and take it only where it is faster and agrees.
+
+    Which of the two is faster depends on the machine and on the model, not on the tiles. It is measured once and
+    remembered for both: a busy second would otherwise give two slides of one run, or two tunings of one seed, different
+    number formats. That they agree is tried every time.
 
     Parameters
     ----------
@@ -120,7 +129,7 @@ def choose_precision(
     device : where `forward` lives.
     wanted : "auto", or a format that is asked for (bfloat16 is then used even where it is slower, not where it fails).
     tolerance : largest relative difference accepted.
-    speedup : how many times as fast bfloat16 is, where that was measured before; measured without it.
+    what : what `forward` computes, for example a backbone's name; remembered under it, or not at all without one.
 
     Raises
     ------
@@ -131,7 +140,7 @@ def choose_precision(
         raise UsageError(f"There is no precision {wanted!r}; choose {', '.join(PRECISIONS)}.")
     if wanted == "float32":
         return Precision("float32", reason="float32 was asked for.")
-    measured = _compare(forward, probe, device, speedup)
+    measured = _compare(forward, probe, device, what)
     if measured is None:
         if wanted == "bfloat16":
             raise UsageError("bfloat16 gives no finite numbers here; choose float32 or auto.")
@@ -148,7 +157,7 @@ def choose_precision(
 
 
 def _compare(
-    forward: Callable[[torch.Tensor], torch.Tensor], probe: torch.Tensor, device: str, speedup: float | None
+    forward: Callable[[torch.Tensor], torch.Tensor], probe: torch.Tensor, device: str, what: str
 ) -> tuple[float, float] | None:
     """(largest relative difference, speed ratio), or None where bfloat16 does not work."""
     import torch
@@ -164,8 +173,10 @@ def _compare(
             return None
         if not bool(torch.isfinite(rounded).all()):
             return None
+        speedup = _remembered_speedup(what, device)
         if speedup is None:
             speedup = _speedup(forward, probe[:TIMED_SAMPLES], device)
+            _remember_speedup(what, device, speedup)
     exact, rounded = exact.flatten(1), rounded.flatten(1)
     lengths = torch.linalg.vector_norm(exact, dim=1).clamp_min(1e-12)
     difference = (torch.linalg.vector_norm(rounded - exact, dim=1) / lengths).max()
@@ -185,6 +196,36 @@ def _speedup(forward: Callable[[torch.Tensor], torch.Tensor], probe: torch.Tenso
         if time.perf_counter() - started > TIMED_S:
             break
     return slow / max(fast, 1e-9)
+
+
+def _machine(device: str) -> str:
+    """What the speed of a number format depends on besides the model; home folders are shared between machines."""
+    import torch
+
+    if device.startswith("cuda"):
+        processor = torch.cuda.get_device_name(device)
+    else:
+        processor = platform.processor() or platform.machine()
+        with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as lines:
+            processor = next((line.partition(":")[2].strip() for line in lines if "model name" in line), processor)
+    return f"{processor} × {os.cpu_count()}, torch {torch.__version__}, {torch.get_num_threads()} threads"
+
+
+def _remembered_speedup(what: str, device: str) -> float | None:
+    kept = read_json(settings().cache_dir / SPEEDS_FILE).get(_machine(device)) if what else None
+    found = kept.get(what) if isinstance(kept, dict) else None
+    return float(found) if isinstance(found, int | float) and found > 0 else None
+
+
+def _remember_speedup(what: str, device: str, speedup: float) -> None:
+    if not what:
+        return
+    path, machine = settings().cache_dir / SPEEDS_FILE, _machine(device)
+    known = read_json(path)
+    kept = known.get(machine)
+    # A disk that will not costs the time of measuring again.
+    with contextlib.suppress(OSError):
+        write_json(path, {**known, machine: {**(kept if isinstance(kept, dict) else {}), what: speedup}})
 
 
 def _timed(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -91,6 +92,28 @@ def test_the_probe_of_a_slow_model_is_short(clock: MakeClock) -> None:
     watch = clock(20.0, 10.0)
     assert device.choose_precision(watch.forward, torch.rand(8, 5), "cpu").name == "bfloat16"
     assert watch.passes == 4, "one pass of each to compare, one of each to time"
+
+
+def test_a_speed_is_remembered_for_a_model_on_this_machine(clock: MakeClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    probe = torch.rand(2, 5)
+    assert device.choose_precision(clock(0.02, 0.01).forward, probe, "cpu", what="a model").name == "bfloat16"
+    # By now the machine is busy with something that only slows bfloat16 down.
+    again = device.choose_precision(clock(0.01, 0.02).forward, probe, "cpu", what="a model")
+    assert again.name == "bfloat16" and again.speedup == pytest.approx(2)
+    assert device.choose_precision(clock(0.01, 0.02).forward, probe, "cpu", what="another").name == "float32"
+    assert device.choose_precision(clock(0.01, 0.02).forward, probe, "cpu").name == "float32"
+    monkeypatch.setattr(device.os, "cpu_count", lambda: 4096)
+    assert device.choose_precision(clock(0.01, 0.02).forward, probe, "cpu", what="a model").name == "float32"
+
+
+def test_a_damaged_memory_of_speeds_is_made_again(clock: MakeClock) -> None:
+    path = device.settings().cache_dir / device.SPEEDS_FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    machine = device._machine("cpu")
+    for damaged in ("{", "[]", json.dumps({machine: 3}), json.dumps({machine: {"m": "x"}})):
+        path.write_text(damaged)
+        assert device.choose_precision(clock(0.02, 0.01).forward, torch.rand(2, 5), "cpu", what="m").name == "bfloat16"
+        assert device._remembered_speedup("m", "cpu") == pytest.approx(2)
 
 
 def test_bfloat16_is_left_where_it_disagrees(clock: MakeClock) -> None:

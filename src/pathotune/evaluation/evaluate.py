@@ -115,7 +115,12 @@ def _predict(model: Any, backbone: Backbone, examples: Examples, device: str, pr
 
     with torch.inference_mode():
         number = choose_precision(
-            lambda tiles: model(tiles).features, pixels(slice(0, 8)), device, precision, backbone.card.tolerance
+            lambda tiles: model(tiles).features,
+            pixels(slice(0, 8)),
+            device,
+            precision,
+            backbone.card.tolerance,
+            backbone.speed_name,
         )
     parts = []
     total = len(examples.labels)

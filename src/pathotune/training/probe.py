@@ -65,6 +65,7 @@ def measure(
         device,
         training.precision,
         backbone.card.tolerance,
+        backbone.speed_name,
     )
     try:
         return _timed(run, precision)

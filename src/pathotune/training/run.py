@@ -135,6 +135,7 @@ class Run:
                 self.device,
                 self.training.precision,
                 self.backbone.card.tolerance,
+                self.backbone.speed_name,
             )
         if self.training.precision == "auto":
             yield Note(f"Computing in {precision.name}: {precision.reason}")

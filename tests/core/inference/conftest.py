@@ -30,7 +30,7 @@ class StubBackbone(nn.Module):
         super().__init__()
         self.card = SimpleNamespace(name="stub", patch_size=PATCH_PX, image_size=TILE_PX, tolerance=0.03)
         self.grid = (TILE_PX // PATCH_PX, TILE_PX // PATCH_PX)
-        self.weights_sha256, self.weights_source = "0" * 64, "test"
+        self.weights_sha256, self.weights_source, self.speed_name = "0" * 64, "test", "stub"
         self.layer = nn.Linear(1, 1)
 
     def normalise(self, images: Tensor) -> Tensor:
