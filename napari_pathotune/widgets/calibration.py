@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from qtpy.QtCore import QPointF, QRectF, QSize, Qt
-from qtpy.QtGui import QColor, QPainter, QPalette, QPen
+from qtpy.QtGui import QColor, QPainter, QPen
 from qtpy.QtWidgets import QSizePolicy, QWidget
 
-from napari_pathotune.widgets.parts import folded, named
+from napari_pathotune.widgets.parts import chart_painter, folded, named
 
 BAR, GAP = QColor(86, 180, 233), QColor(213, 94, 0)  # apart for colour-blind eyes, on dark and light ground alike
 LEFT, RIGHT, TOP, BOTTOM = 38, 8, 18, 40
@@ -75,14 +75,7 @@ class CalibrationCurve(QWidget):
 
     def paintEvent(self, event: Any) -> None:
         """Qt: paint."""
-        painter = QPainter(self)
-        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
-        ink = self.palette().color(QPalette.ColorRole.WindowText)
-        faint = QColor(ink)
-        faint.setAlpha(70)
-        font = painter.font()
-        font.setPixelSize(10)
-        painter.setFont(font)
+        painter, ink, faint = chart_painter(self)
         box = self._box()
         self._axes(painter, box, ink, faint)
         for column in self.columns:

@@ -8,7 +8,7 @@ from textwrap import wrap
 from typing import Any
 
 from qtpy.QtCore import QSize, Qt, Signal
-from qtpy.QtGui import QColor, QIcon, QPainter, QPixmap
+from qtpy.QtGui import QColor, QIcon, QPainter, QPalette, QPixmap
 from qtpy.QtWidgets import (
     QComboBox,
     QFrame,
@@ -19,6 +19,7 @@ from qtpy.QtWidgets import (
     QPushButton,
     QSizePolicy,
     QStyle,
+    QStyleOptionButton,
     QStyleOptionComboBox,
     QStylePainter,
     QToolButton,
@@ -137,9 +138,34 @@ def combo(name: str, tooltip: str) -> QComboBox:
     return box
 
 
+class ElidedButton(QPushButton):
+    """A push button that takes the width of its text where there is room, and ends it with … where there is not."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Fixed)
+
+    def minimumSizeHint(self) -> QSize:
+        """Qt: two letters wide, so that a row of buttons never widens the dock."""
+        hint: QSize = super().sizeHint()
+        room = 2 * SWATCH_PX + self.fontMetrics().horizontalAdvance("mm") + (0 if self.icon().isNull() else SWATCH_PX)
+        return QSize(min(hint.width(), room), hint.height())
+
+    def paintEvent(self, event: Any) -> None:
+        """Qt: paint, with the text cut to what fits."""
+        painter = QStylePainter(self)
+        option = QStyleOptionButton()
+        self.initStyleOption(option)
+        room = self.style().subElementRect(QStyle.SubElement.SE_PushButtonContents, option, self).width()
+        if not option.icon.isNull():
+            room -= option.iconSize.width() + 4
+        option.text = self.fontMetrics().elidedText(option.text, Qt.TextElideMode.ElideRight, room)
+        painter.drawControl(QStyle.ControlElement.CE_PushButton, option)
+
+
 def button(text: str, tooltip: str, name: str = "") -> QPushButton:
-    """A push button with tooltip and accessible name."""
-    made = QPushButton(text)
+    """A push button with tooltip and accessible name, which shrinks with the dock."""
+    made = ElidedButton(text)
     named(made, name or text.rstrip("…"), tooltip)
     return made
 
@@ -285,9 +311,28 @@ def checkered(light: tuple[int, int, int], dark: tuple[int, int, int]) -> QIcon:
 
 
 def swatch_html(color: tuple[int, int, int]) -> str:
-    """The same square for rich text."""
+    """The same square for rich text, with a grey edge at its sides: a dark one is seen on a dark ground by it alone."""
     red, green, blue = color
-    return f'<span style="background-color: rgb({red},{green},{blue});">&nbsp;&nbsp;&nbsp;</span>'
+    edge = '<span style="background-color: rgb(128,128,128);">&#8202;</span>'
+    return f'{edge}<span style="background-color: rgb({red},{green},{blue});">&nbsp;&nbsp;&nbsp;</span>{edge}'
+
+
+def chart_painter(widget: QWidget) -> tuple[QPainter, QColor, QColor]:
+    """A painter for a small chart in a widget, the theme's ink and a faint one for lines behind it."""
+    painter = QPainter(widget)
+    painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+    ink = widget.palette().color(QPalette.ColorRole.WindowText)
+    faint = QColor(ink)
+    faint.setAlpha(70)
+    font = painter.font()
+    font.setPixelSize(10)
+    painter.setFont(font)
+    return painter, ink, faint
+
+
+def short(name: str, letters: int = 9) -> str:
+    """A name that fits under a picture or beside a row."""
+    return name if len(name) <= letters else name[: letters - 1] + "…"
 
 
 def thousands(number: float) -> str:

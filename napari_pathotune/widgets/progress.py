@@ -14,6 +14,7 @@ from napari_pathotune.workers import JobRunner
 # What is put as a question beside the Predict button instead of shown as an error.
 ASKED = ("StoreMismatch",)
 PAUSE_TIP = "Stand still and leave the processor or graphics card to others; the result will be the same."
+HELD = {"pausing": "Pausing…", "paused": "Paused"}
 RESUME_TIP = "Go on where it stands still."
 
 
@@ -109,6 +110,8 @@ def progress_text(job: JobState) -> str:
         return ""
     if job.stage == "failed" and job.error in ASKED:
         return ""
+    if job.stage == "starting" and job.hold:
+        return HELD[job.hold]
     if job.stage in ("starting", "cancelling", "failed"):
         return job.text
     if job.stage == "cancelled":
@@ -118,7 +121,7 @@ def progress_text(job: JobState) -> str:
     if job.phase == SAVING:
         return job.text
     parts = [
-        {"pausing": "Pausing…", "paused": "Paused"}.get(job.hold, ""),
+        HELD.get(job.hold, ""),
         f"{job.phase[:1].upper()}{job.phase[1:]}" if job.phase != job.unit else "",
         f"{thousands(job.done)} of {thousands(job.total)} {job.unit}",
     ]

@@ -44,7 +44,7 @@ class ToolRow(QWidget):
         self._group.setExclusive(True)
         row = QHBoxLayout()
         row.setContentsMargins(0, 0, 0, 0)
-        row.setSpacing(1)
+        row.setSpacing(0)
         for tool, (title, key, does) in TOOLS.items():
             made = QToolButton()
             made.setCheckable(True)

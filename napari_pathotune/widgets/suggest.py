@@ -18,7 +18,8 @@ from napari_pathotune.drawing_board import DrawingBoard
 from napari_pathotune.layers import facts
 from napari_pathotune.session import JobState, Session, same_path
 from napari_pathotune.widgets.parts import button, heading, named, text_label
-from napari_pathotune.widgets.suggest_list import POLL_MS, ClassButtons, PlaceList
+from napari_pathotune.widgets.pictures import POLL_MS
+from napari_pathotune.widgets.suggest_list import ClassButtons, PlaceList
 
 if TYPE_CHECKING:
     from napari_pathotune.slide_drawing import SlideDrawing

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from qtpy.QtCore import QPointF, QRectF, QSize, Qt
-from qtpy.QtGui import QColor, QPainter, QPalette, QPen, QPolygonF
+from qtpy.QtGui import QColor, QPainter, QPen, QPolygonF
 from qtpy.QtWidgets import QSizePolicy, QWidget
 
-from napari_pathotune.widgets.parts import named
+from napari_pathotune.widgets.parts import chart_painter, named
 
 # Apart for colour-blind eyes, on dark and light ground alike.
 LOSS, ACCURACY = QColor(230, 159, 0), QColor(86, 180, 233)
@@ -64,14 +64,7 @@ class Curves(QWidget):
 
     def paintEvent(self, event: Any) -> None:
         """Qt: paint."""
-        painter = QPainter(self)
-        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
-        ink = self.palette().color(QPalette.ColorRole.WindowText)
-        faint = QColor(ink)
-        faint.setAlpha(70)
-        font = painter.font()
-        font.setPixelSize(10)
-        painter.setFont(font)
+        painter, ink, faint = chart_painter(self)
         box = QRectF(LEFT, TOP, self.width() - LEFT - RIGHT, self.height() - TOP - BOTTOM)
         painter.setPen(QPen(faint, 1))
         painter.drawRect(box)

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from qtpy.QtCore import QSize, Qt, QTimer, Signal
-from qtpy.QtGui import QBrush, QColor, QIcon, QImage, QPixmap
+from qtpy.QtCore import Qt, Signal
+from qtpy.QtGui import QBrush, QColor
 from qtpy.QtWidgets import (
     QAbstractButton,
     QAbstractItemView,
     QHeaderView,
     QLabel,
-    QListView,
-    QListWidget,
     QListWidgetItem,
     QTableWidget,
     QTableWidgetItem,
@@ -22,9 +19,10 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_pathotune.tile_pictures import TILE_PX, read_tile
+from napari_pathotune.tile_pictures import TILE_PX
 from napari_pathotune.widgets.calibration import CalibrationCurve
-from napari_pathotune.widgets.parts import heading, named, text_label
+from napari_pathotune.widgets.parts import heading, named, short, text_label
+from napari_pathotune.widgets.pictures import PictureList
 
 MOST_TILES = 24
 MOST_NAMED_COLUMNS = 3
@@ -46,7 +44,7 @@ class ResultPanel(QWidget):
         self.calibration_title = heading("Does it know when it is right?")
         self.calibration = CalibrationCurve()
         self.wrong_title = QLabel()
-        self.wrong = QListWidget()
+        self.wrong = PictureList(TILE_PX)
         named(self.wrong, "Most wrong tiles", "The surest mistakes on held-out regions. Click one to go there.")
         # Counts of two digits have room in many narrow columns only without the theme's padding.
         self.confusion.setStyleSheet("QTableView::item { padding: 0px; }")
@@ -56,17 +54,6 @@ class ResultPanel(QWidget):
             for corner in table.findChildren(QAbstractButton):
                 named(corner, "Select all", "Select all cells.")
             table.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAsNeeded)
-        self.wrong.setViewMode(QListView.ViewMode.IconMode)
-        self.wrong.setIconSize(QSize(TILE_PX, TILE_PX))
-        self.wrong.setResizeMode(QListView.ResizeMode.Adjust)
-        self.wrong.setMovement(QListView.Movement.Static)
-        self.wrong.setSpacing(4)
-        self.wrong.setFixedHeight(2 * (TILE_PX + 34))
-        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="pathotune-tiles")
-        self._pictures: list[tuple[QListWidgetItem, Any]] = []
-        self._timer = QTimer(self)
-        self._timer.setInterval(60)
-        self._timer.timeout.connect(self._on_time)
         self._cell: tuple[str, str] | None = None
         self._lay_out()
         self.confusion.cellClicked.connect(self._on_cell_clicked)
@@ -101,8 +88,7 @@ class ResultPanel(QWidget):
 
     def close_reading(self) -> None:
         """Stop reading pictures."""
-        self._timer.stop()
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self.wrong.close_reading()
 
     def _fill_confusion(self, table: list[list[int]], names: list[str], colors: dict[str, Any]) -> None:
         self.confusion.setRowCount(len(table))
@@ -111,10 +97,10 @@ class ResultPanel(QWidget):
         by_number = len(names) > MOST_NAMED_COLUMNS
         numbers = [f"{number} " if by_number else "" for number in range(1, len(names) + 1)]
         self.confusion.setHorizontalHeaderLabels(
-            list(map(str.strip, numbers)) if by_number else [_short(name) for name in names]
+            list(map(str.strip, numbers)) if by_number else [short(name) for name in names]
         )
         self.confusion.setVerticalHeaderLabels(
-            [number + _short(name, 10 if number else 14) for number, name in zip(numbers, names, strict=True)]
+            [number + short(name, 10 if number else 14) for number, name in zip(numbers, names, strict=True)]
         )
         for column, name in enumerate(names[: len(table)]):
             self.confusion.horizontalHeaderItem(column).setToolTip(f"Taken for {name}")
@@ -142,7 +128,7 @@ class ResultPanel(QWidget):
         self.scores.setRowCount(len(names))
         self.scores.setColumnCount(len(heads))
         self.scores.setHorizontalHeaderLabels(heads)
-        self.scores.setVerticalHeaderLabels([_short(name, 14) for name in names])
+        self.scores.setVerticalHeaderLabels([short(name, 14) for name in names])
         counts = self.result.get("validation_tiles_per_class") or {}
         for row, name in enumerate(names):
             found = per_class.get(name) or {}
@@ -169,38 +155,18 @@ class ResultPanel(QWidget):
         self.wrong_title.setText(f"<b>Most wrong tiles{which}</b>" if wrong or which else "")
         self.wrong_title.setVisible(bool(wrong or which))
         self.wrong.setVisible(bool(wrong))
-        self.wrong.clear()
-        self._pictures.clear()
-        blank = QPixmap(TILE_PX, TILE_PX)
-        blank.fill(QColor(128, 128, 128, 60))
+        self.wrong.empty()
         for one in wrong:
-            item = QListWidgetItem(QIcon(blank), f"{_short(one['true'], 7)} → {_short(one['predicted'], 7)}")
+            item = self.wrong.add_tile(
+                f"{short(one['true'], 7)} → {short(one['predicted'], 7)}",
+                one.get("slide") or "",
+                tuple(one.get("box_px0") or ()),
+            )
             item.setToolTip(
                 f"Drawn as {one['true']}, taken for {one['predicted']} ({one['probability']:.0%} sure).\n"
                 "Click to go there."
             )
             item.setData(Qt.ItemDataRole.UserRole, one)
-            self.wrong.addItem(item)
-            if one.get("slide") and one.get("box_px0"):
-                future = self._pool.submit(read_tile, one["slide"], tuple(one["box_px0"]))
-                self._pictures.append((item, future))
-        if self._pictures:
-            self._timer.start()
-
-    def _on_time(self) -> None:
-        waiting = []
-        for item, future in self._pictures:
-            if not future.done():
-                waiting.append((item, future))
-                continue
-            picture = future.result()
-            if picture is not None:
-                height, width = picture.shape[:2]
-                image = QImage(picture.tobytes(), width, height, 3 * width, QImage.Format.Format_RGB888)
-                item.setIcon(QIcon(QPixmap.fromImage(image.copy())))
-        self._pictures = waiting
-        if not waiting:
-            self._timer.stop()
 
     def _on_cell_clicked(self, row: int, column: int) -> None:
         """Only the mistakes of one cell; the same cell again, or one on the diagonal, shows all."""
@@ -245,10 +211,6 @@ def score_text(found: dict[str, Any], key: str) -> tuple[str, str]:
     if not isinstance(interval, list | tuple) or None in interval:
         return f"{value:.2f}", ""
     return f"{value:.2f}", f"(95 % between {interval[0]:.2f} and {interval[1]:.2f})"
-
-
-def _short(name: str, letters: int = 9) -> str:
-    return name if len(name) <= letters else name[: letters - 1] + "…"
 
 
 def _fit_height(table: QTableWidget) -> None:

@@ -36,7 +36,7 @@ class Step(QWidget):
         self.summary = QLabel()
         self._inner = QWidget()
         self.body = QVBoxLayout(self._inner)
-        self.body.setContentsMargins(12, 0, 0, 4)
+        self.body.setContentsMargins(8, 0, 0, 4)
         self.body.setSpacing(4)
         row = QHBoxLayout()
         row.addWidget(self.head)

@@ -114,3 +114,11 @@ def test_progress_on_its_way_does_not_undo_a_pause() -> None:
     assert job.hold == "paused" and job.done == 2
     assert job_after(job, events.Finished()).hold == ""
     assert "best" not in headline({**RESULT, "status": "done"})
+
+
+def test_a_pause_is_said_before_the_work_has_begun() -> None:
+    from napari_pathotune.widgets.progress import progress_text
+
+    assert progress_text(JobState("starting", "tune", text="Starting to tune…")) == "Starting to tune…"
+    assert progress_text(JobState("starting", "tune", text="Starting to tune…", hold="pausing")) == "Pausing…"
+    assert progress_text(JobState("starting", "tune", text="Starting to tune…", hold="paused")) == "Paused"

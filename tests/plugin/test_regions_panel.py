@@ -295,7 +295,7 @@ def test_curves_follow_the_epochs_and_the_result_is_shown(
     assert not tune.step_result.isHidden() and not tune.again.isHidden()
     assert "0.80" in panel.headline.text() and "0.70" in panel.headline.text()
     assert panel.confusion.item(0, 1).text() == "2" and panel.wrong.count() == 2
-    assert run_loop(5, lambda: not panel._timer.isActive()), "the picture is read by a thread"
+    assert run_loop(5, lambda: not panel.wrong.is_reading), "the picture is read by a thread"
     panel.confusion.cellClicked.emit(0, 1)
     assert panel.wrong.count() == 1
     went: list[Any] = []

@@ -180,7 +180,7 @@ def test_places_are_gone_through_with_keys_in_a_window(
     run_loop(0.3)
     panel = ask(dock, run_loop)
     assert panel.isVisible() and isinstance(panel.round, Round)
-    run_loop(5, lambda: not panel.list._pictures)
+    run_loop(5, lambda: not panel.list.is_reading)
     run_loop(0.6)
     assert not panel.list.visibleRegion().isEmpty() and not panel.yes.visibleRegion().isEmpty(), "scrolled to"
     QTest.keyClick(panel.list, Qt.Key.Key_A)
@@ -204,3 +204,22 @@ def test_places_are_gone_through_with_keys_in_a_window(
     assert panel.tune_again.isVisible()
     dock.tune.board.close()
     dock.close()
+
+
+def test_whatever_the_dock_shows_fits_into_its_width(dock: Any, run_loop: Loop) -> None:
+    """Wider than the dock means cut off at the right: it scrolls up and down only."""
+    from qtpy.QtWidgets import QScrollArea
+
+    from napari_pathotune.widgets.dock import WIDTH_PX
+
+    for name in ("Necrosis with haemorrhage and debris", "Desmoplastic stroma, immune-rich"):
+        dock.tune.board.active.document.add_class(name)
+    panel = ask(dock, run_loop)
+    panel.assign("Necrosis with haemorrhage and debris")
+    scroll = dock.findChild(QScrollArea)
+    bar = scroll.verticalScrollBar().sizeHint().width()
+    for tab in range(dock.tabs.count()):
+        dock.tabs.setCurrentIndex(tab)
+        assert scroll.widget().minimumSizeHint().width() <= WIDTH_PX - bar, dock.tabs.tabText(tab)
+    widest = max(panel.classes.buttons.values(), key=lambda control: control.sizeHint().width())
+    assert widest.minimumSizeHint().width() < widest.sizeHint().width() / 2

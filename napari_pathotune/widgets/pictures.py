@@ -1,0 +1,81 @@
+"""A list of tiles as pictures, each read from its slide by a thread and filled in when it is there."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+from qtpy.QtCore import QSize, QTimer
+from qtpy.QtGui import QColor, QIcon, QImage, QPixmap
+from qtpy.QtWidgets import QListView, QListWidget, QListWidgetItem
+
+from napari_pathotune.tile_pictures import read_tile
+
+POLL_MS = 60
+CAPTION_PX = 33  # a line of text below each picture, with the list's own margins
+
+
+class PictureList(QListWidget):
+    """Pictures in rows, two of which are seen at once.
+
+    Parameters
+    ----------
+    tile_px : side of a picture on the screen.
+    """
+
+    def __init__(self, tile_px: int) -> None:
+        super().__init__()
+        self.tile_px = tile_px
+        self.setViewMode(QListView.ViewMode.IconMode)
+        self.setFlow(QListView.Flow.LeftToRight)
+        self.setIconSize(QSize(tile_px, tile_px))
+        self.setResizeMode(QListView.ResizeMode.Adjust)
+        self.setMovement(QListView.Movement.Static)
+        self.setSpacing(3)
+        self.setFixedHeight(2 * (tile_px + CAPTION_PX))
+        self._blank = QPixmap(tile_px, tile_px)
+        self._blank.fill(QColor(128, 128, 128, 60))
+        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="pathotune-tiles")
+        self._waiting: list[tuple[QListWidgetItem, Future[Any]]] = []
+        self._timer = QTimer(self)
+        self._timer.setInterval(POLL_MS)
+        self._timer.timeout.connect(self._on_time)
+
+    @property
+    def is_reading(self) -> bool:
+        """Whether pictures are still being read."""
+        return bool(self._waiting)
+
+    def empty(self) -> None:
+        """Take all pictures out; those that were not read yet are not read any more."""
+        for _, future in self._waiting:
+            future.cancel()
+        self._waiting = []
+        self.clear()
+
+    def add_tile(self, text: str, slide_path: str = "", box_px0: tuple[float, ...] = ()) -> QListWidgetItem:
+        """Add a tile; it is grey until it is read, and stays so where it is not known where it lies."""
+        item = QListWidgetItem(QIcon(self._blank), text)
+        self.addItem(item)
+        if slide_path and box_px0:
+            self._waiting.append((item, self._pool.submit(read_tile, slide_path, box_px0)))
+            self._timer.start()
+        return item
+
+    def close_reading(self) -> None:
+        """Stop reading pictures."""
+        self._timer.stop()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _on_time(self) -> None:
+        waiting = []
+        for item, future in self._waiting:
+            if not future.done():
+                waiting.append((item, future))
+            elif (picture := future.result()) is not None:
+                height, width = picture.shape[:2]
+                image = QImage(picture.tobytes(), width, height, 3 * width, QImage.Format.Format_RGB888)
+                item.setIcon(QIcon(QPixmap.fromImage(image.copy())))
+        self._waiting = waiting
+        if not waiting:
+            self._timer.stop()
