@@ -93,6 +93,11 @@ class Backbone(nn.Module):
         """Rows and columns of patches at the card's image size."""
         return self.card.grid
 
+    @property
+    def speed_name(self) -> str:
+        """What the speed of a number format is remembered under."""
+        return f"{self.card.name} {self.depth}x{self.embed_dim} {self.card.image_size} px"
+
     # -- pixels to features ---------------------------------------------------------------------------------------
 
     def normalise(self, images: Tensor) -> Tensor:
