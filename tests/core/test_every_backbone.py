@@ -17,7 +17,7 @@ from pathotune.backbones.loading import BUILDERS, load
 from pathotune.backbones.surface import Backbone
 from pathotune.errors import BackboneUnavailable, MissingPackage, TuningMismatch, WeightsRefused
 
-LOADABLE = [card for card in all_cards() if card.loadable]
+LOADABLE = [card for card in all_cards() if card.loadable and card.kind == "tile"]
 
 
 def _network(card: BackboneCard) -> str:
@@ -231,7 +231,7 @@ def test_it_is_frozen_and_stays_in_evaluation(backbone: Backbone) -> None:
     assert not any(module.training for module in backbone.modules())
     assert not any(parameter.requires_grad for parameter in backbone.parameters())
     roles = backbone.modules_by_role()
-    assert set(roles) == {"qkv", "proj", "mlp", "norm"}
+    assert set(roles) == {"qkv", "proj", "mlp", "norm", "sublayer"}
     if backbone.takes_prompts:
         assert all(roles.values())
 

@@ -16,7 +16,7 @@ from pathotune.resources import resource_root
 if TYPE_CHECKING:
     from pathotune.tiles.tileset import Reading
 
-LOADERS = ("timm", "transformers", "open_clip", "none")
+LOADERS = ("timm", "transformers", "open_clip", "pathotune", "none")
 KINDS = ("tile", "slide")
 POOLINGS = ("cls", "avg", "head", "cls+mean_patch", "attn_pool", "pooler", "gap", "none")
 VERIFIED = ("never", "architecture", "reference")
@@ -31,7 +31,8 @@ class BackboneCard:
     Attributes
     ----------
     kind : "tile" (an image in, features out) or "slide" (features of many tiles in).
-    loader : library whose own class is built ("timm", "transformers", "open_clip"; "none" where there is no loader).
+    loader : library whose own class is built ("timm", "transformers", "open_clip"; "pathotune" for slide encoders,
+        which are built here; "none" where there is no loader).
     architecture, arguments : the library's model name or class and its arguments, as plain data.
     embed_dim : width of a token inside the transformer, which a prompt token has to have.
     output_dim : width of the pooled feature.
@@ -270,9 +271,11 @@ def _check(card: BackboneCard, path: Path) -> None:
         if not card.reason:
             raise wrong("reason", "a card that cannot be loaded must say why")
         return
-    if card.loader == "none" or card.kind != "tile":
-        raise wrong("loadable", "only a tile model with a loader can be loaded")
+    if card.loader == "none" or (card.kind == "slide") != (card.loader == "pathotune"):
+        raise wrong("loader", "only a tile model can be loaded by a library, and only a slide model by pathotune")
     required = ["architecture", "embed_dim", "output_dim", "image_size", "mean", "std"]
+    if card.kind == "slide":
+        required = ["architecture", "embed_dim", "output_dim", "depth", "num_heads", "mpp"]
     if card.takes_prompts:
         required += ["depth", "num_heads", "patch_size"]
     for key in required:

@@ -62,6 +62,11 @@ def require_loadable(card: BackboneCard) -> None:
     """Raise BackboneUnavailable or MissingPackage for a card that cannot be built here."""
     if not card.loadable:
         raise BackboneUnavailable(f"{card.title} is in the catalogue but cannot be loaded yet: {card.reason}")
+    if card.kind != "tile":
+        raise UsageError(
+            f"{card.title} is a slide encoder: it takes features of tiles, not tiles. Name it with --set "
+            f"slide_encoder={card.name} of the method modaltune."
+        )
     installs = {"open_clip": "pip install 'pathotune[openclip]'"}
     for package in card.needs:
         if importlib.util.find_spec(package) is None:

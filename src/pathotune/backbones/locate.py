@@ -19,6 +19,8 @@ USUAL_FILES = (
     "open_clip_model.safetensors",
     "open_clip_pytorch_model.bin",
 )
+# Cards that come with all they need.
+BUILT_IN = ("pathotune-tiny", "small-slide")
 # What has to lie beside the weights so that the architecture is known for sure.
 COMPANIONS = {"transformers": ("config.json",), "open_clip": ("open_clip_config.json",)}
 
@@ -78,7 +80,7 @@ def is_available(card: BackboneCard) -> bool:
 
 def is_built_in(card: BackboneCard) -> bool:
     """Whether the card needs no weights from elsewhere."""
-    return card.name == "pathotune-tiny" and card.hub_id == ""
+    return card.name in BUILT_IN and card.hub_id == ""
 
 
 def find_weights(card: BackboneCard, given: Path | None) -> tuple[Path, str]:

@@ -27,7 +27,7 @@ def test_json_is_the_whole_of_stdout(capsys: pytest.CaptureFixture[str]) -> None
     assert [card["name"] for card in cards] == list(backbone_names())
     code, out, _ = run(capsys, "backbones", "--available", "--json")
     assert code == 0
-    assert [card["name"] for card in json.loads(out)] == ["pathotune-tiny"]
+    assert [card["name"] for card in json.loads(out)] == ["pathotune-tiny", "small-slide"]
 
 
 def test_people_get_a_table_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
@@ -50,8 +50,10 @@ def test_check_says_what_is_needed(capsys: pytest.CaptureFixture[str]) -> None:
     assert (code, out) == (1, "")
     assert "huggingface.co/paige-ai/Virchow2" in err
     assert "Traceback" not in err
-    code, _, err = run(capsys, "backbones", "--check", "titan-slide")
+    code, _, err = run(capsys, "backbones", "--check", "chief-slide")
     assert code == 1 and "cannot be loaded yet" in err
+    code, _, err = run(capsys, "backbones", "--check", "titan-slide")
+    assert code == 2 and "is a slide encoder" in err
     code, _, err = run(capsys, "backbones", "--check", "virchow3")
     assert code == 2 and "Did you mean" in err
     code, _, err = run(capsys, "backbones", "--weights", "x.safetensors")
