@@ -26,7 +26,7 @@ from qtpy.QtWidgets import (
 from napari_pathotune import compat
 from napari_pathotune.reader import results_folder
 from napari_pathotune.widgets.card_window import CardWindow
-from napari_pathotune.widgets.parts import Card, Question, button, named, swatch_html, text_label
+from napari_pathotune.widgets.parts import Card, Question, button, classes_html, named, text_label
 
 if TYPE_CHECKING:
     from pathotune.methods.library import Listed
@@ -425,7 +425,7 @@ def lines_of(one: Listed) -> list[str]:
     slides = f"{one.slides} slide{'' if one.slides == 1 else 's'}" if one.slides else "a table of tiles"
     score = "not judged" if one.balanced_accuracy is None else f"balanced accuracy {one.balanced_accuracy:.2f}"
     return [
-        " &nbsp; ".join(f"{swatch_html(color)}&nbsp;{escape(name)}" for name, color in one.classes),
+        classes_html(one.classes),
         f"from {slides}, {score} on held-out regions" + (" (cancelled: its best epoch)" if one.was_cancelled else ""),
         f"<small>{escape(str(one.path.parent))}</small>",
     ]

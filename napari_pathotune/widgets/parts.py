@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cache
 from html import escape
 from textwrap import wrap
 from typing import Any
 
-from qtpy.QtCore import QSize, Qt, Signal
+from qtpy.QtCore import QBuffer, QIODevice, QSize, Qt, Signal
 from qtpy.QtGui import QColor, QIcon, QPainter, QPalette, QPixmap
 from qtpy.QtWidgets import (
     QComboBox,
@@ -191,7 +192,7 @@ class Card(QFrame):
 
     def show_lines(self, lines: Iterable[str]) -> None:
         """Show lines of rich text; a card with none hides."""
-        html = "<br>".join(line for line in lines if line)
+        html = "<br>".join(line for line in lines if line).replace("</table><br>", "</table>")
         self._label.setText(html)
         self.setVisible(bool(html))
 
@@ -285,15 +286,20 @@ def clear(layout: QLayout) -> None:
             widget.deleteLater()
 
 
-def swatch(color: tuple[int, int, int]) -> QIcon:
-    """A small square of a class's colour."""
+def swatch_pixmap(color: tuple[int, int, int]) -> QPixmap:
+    """A small square of a class's colour, with a grey edge: a dark one is seen on a dark ground by it alone."""
     pixmap = QPixmap(QSize(SWATCH_PX, SWATCH_PX))
     pixmap.fill(QColor(*color))
     painter = QPainter(pixmap)
     painter.setPen(QColor(128, 128, 128))
     painter.drawRect(0, 0, SWATCH_PX - 1, SWATCH_PX - 1)
     painter.end()
-    return QIcon(pixmap)
+    return pixmap
+
+
+def swatch(color: tuple[int, int, int]) -> QIcon:
+    """The square as an icon."""
+    return QIcon(swatch_pixmap(color))
 
 
 def checkered(light: tuple[int, int, int], dark: tuple[int, int, int]) -> QIcon:
@@ -310,11 +316,19 @@ def checkered(light: tuple[int, int, int], dark: tuple[int, int, int]) -> QIcon:
     return QIcon(pixmap)
 
 
-def swatch_html(color: tuple[int, int, int]) -> str:
-    """The same square for rich text, with a grey edge at its sides: a dark one is seen on a dark ground by it alone."""
-    red, green, blue = color
-    edge = '<span style="background-color: rgb(128,128,128);">&#8202;</span>'
-    return f'{edge}<span style="background-color: rgb({red},{green},{blue});">&nbsp;&nbsp;&nbsp;</span>{edge}'
+def classes_html(classes: Iterable[tuple[str, tuple[int, int, int]]]) -> str:
+    """Classes (name, colour) in two columns of rich text, each with its square."""
+    cells = [f"<td>{_swatch_html(color)}&nbsp;{escape(name)}&nbsp;&nbsp;</td>" for name, color in classes]
+    rows = ("".join(cells[at : at + 2]) for at in range(0, len(cells), 2))
+    return f"<table>{''.join(f'<tr>{row}</tr>' for row in rows)}</table>" if cells else ""
+
+
+@cache
+def _swatch_html(color: tuple[int, int, int]) -> str:
+    content = QBuffer()
+    content.open(QIODevice.OpenModeFlag.WriteOnly)
+    swatch_pixmap(color).save(content, "PNG")
+    return f'<img src="data:image/png;base64,{bytes(content.data().toBase64()).decode("ascii")}">'
 
 
 def chart_painter(widget: QWidget) -> tuple[QPainter, QColor, QColor]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from qtpy.QtCore import QSize, QTimer
+from qtpy.QtCore import QSize, Qt, QTimer
 from qtpy.QtGui import QColor, QIcon, QImage, QPixmap
 from qtpy.QtWidgets import QListView, QListWidget, QListWidgetItem
 
 from napari_pathotune.tile_pictures import read_tile
 
 POLL_MS = 60
+GAP_PX = 8
 CAPTION_PX = 33  # a line of text below each picture, with the list's own margins
 
 
@@ -31,7 +32,10 @@ class PictureList(QListWidget):
         self.setIconSize(QSize(tile_px, tile_px))
         self.setResizeMode(QListView.ResizeMode.Adjust)
         self.setMovement(QListView.Movement.Static)
-        self.setSpacing(3)
+        # Captions end with … rather than part the pictures.
+        self.setGridSize(QSize(tile_px + GAP_PX, tile_px + CAPTION_PX - 3))
+        self.setTextElideMode(Qt.TextElideMode.ElideRight)
+        self.setWordWrap(False)
         self.setFixedHeight(2 * (tile_px + CAPTION_PX))
         self._blank = QPixmap(tile_px, tile_px)
         self._blank.fill(QColor(128, 128, 128, 60))

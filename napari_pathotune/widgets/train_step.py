@@ -9,7 +9,7 @@ from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QSizePolicy, QToolButton, QVBoxLayout, QWidget
 
 from napari_pathotune.layers import DEFAULT_COLOR, rgb
-from napari_pathotune.widgets.parts import named, swatch_html
+from napari_pathotune.widgets.parts import classes_html, named
 
 if TYPE_CHECKING:
     from pathotune.tasks import Task
@@ -61,9 +61,7 @@ class Step(QWidget):
 
 def task_lines(task: Task) -> list[str]:
     """A task's card: its classes with colours, and the sentences the model reads."""
-    classes = " &nbsp; ".join(
-        f"{swatch_html(rgb(entry.color or DEFAULT_COLOR))}&nbsp;{escape(entry.name)}" for entry in task.classes
-    )
+    classes = classes_html((entry.name, rgb(entry.color or DEFAULT_COLOR)) for entry in task.classes)
     sentences = [f"“{escape(sentence)}”" for sentence in task.sentences]
     facts_line = " · ".join(
         part for part in (task.organ, task.stain, f"{task.mpp:g} µm per pixel" if task.mpp else "") if part

@@ -10,11 +10,11 @@ from qtpy.QtCore import QSignalBlocker
 from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QVBoxLayout, QWidget
 
 from napari_pathotune import compat
-from napari_pathotune.layers import rgb
+from napari_pathotune.layers import DEFAULT_COLOR, rgb
 from napari_pathotune.reader import results_folder
 from napari_pathotune.session import JobState, Session
 from napari_pathotune.widgets.library import LibraryPanel
-from napari_pathotune.widgets.parts import Card, Fold, Question, button, combo, swatch_html
+from napari_pathotune.widgets.parts import Card, Fold, Question, button, classes_html, combo
 
 if TYPE_CHECKING:
     from pathotune.methods.checkpoint import Tuning
@@ -166,10 +166,7 @@ class TuningPanel(QWidget):
 
 def tuning_lines(tuning: Tuning) -> list[str]:
     """A tuning's card: classes with colours, backbone, pixel size, how it was judged."""
-    classes = " &nbsp; ".join(
-        f"{swatch_html(rgb(entry['color'] or (128, 128, 128)))}&nbsp;{escape(str(entry['name']))}"
-        for entry in tuning.classes
-    )
+    classes = classes_html((str(entry["name"]), rgb(entry["color"] or DEFAULT_COLOR)) for entry in tuning.classes)
     method = escape(_title_of(tuning.method))
     lines = [
         classes,
