@@ -121,12 +121,31 @@ class CosineHead(StandardisedHead):
         return most
 
 
-def nearest_pair(texts: Tensor) -> tuple[float, tuple[int, int]]:
-    """The largest cosine between two rows of unit length, and which two they are."""
-    if len(texts) < 2:
-        return -1.0, (0, 0)
-    cosines = texts @ texts.T
-    cosines.fill_diagonal_(-2.0)
-    place = int(cosines.argmax())
-    first, second = sorted((place // len(texts), place % len(texts)))
-    return float(cosines.max()), (first, second)
+class WordingHead(StandardisedHead):
+    """Scaled cosines between features and one vector per class, both of one image–text model; nothing is trained.
+
+    Parameters
+    ----------
+    width : D, the features' width.
+    texts : (K, D) the classes' vectors.
+    scale : the cosines are multiplied by it.
+    """
+
+    texts: Tensor
+    scale: Tensor
+
+    def __init__(self, width: int, texts: np.ndarray, scale: float) -> None:
+        super().__init__(width)
+        vectors = functional.normalize(torch.as_tensor(texts, dtype=torch.float32), dim=1)
+        # The file keeps the sentences' vectors once, under their own name; the scale is the model's own.
+        self.register_buffer("texts", vectors, persistent=False)
+        self.register_buffer("scale", torch.tensor(scale, dtype=torch.float32))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(b, D) float32 → (b, K)."""
+        with torch.autocast(features.device.type, enabled=False):
+            logits: Tensor = self.scale * functional.normalize(features.float(), dim=1) @ self.texts.T
+        return logits / self.temperature
+
+    def begin(self, features: Tensor, labels: np.ndarray) -> None:
+        """Nothing: features and sentences lie in one space as they are."""

@@ -15,7 +15,7 @@ from pathotune.events import EpochEnd, Event, Finished, Note, Saving
 from pathotune.methods import load_config
 from pathotune.methods.base import MethodConfig
 from pathotune.methods.checkpoint import check_writable
-from pathotune.prompts.text import encode_sentences
+from pathotune.prompts.text import text_for
 from pathotune.training.examples import TuneSource, gather
 from pathotune.training.record import keep, keep_best
 from pathotune.training.resume import Start, start_from
@@ -99,8 +99,7 @@ def tune(
         gather(sources, reading, training, task, class_names, map_classes, sessions, start.sides if start else None)
     )
     with contextlib.closing(examples):
-        sentences = config.sentences_for(examples.task, examples.class_names, reading.mpp)
-        text = encode_sentences(sentences, config.text_encoder_wanted)
+        _, text = text_for(config, examples.task, examples.class_names, reading.mpp, loaded, training.seed)
         if text.note:
             yield Note(text.note, "warning")
         state, note = start.state_for(examples.class_names, text) if start else (None, "")

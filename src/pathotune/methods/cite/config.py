@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pathotune.errors import UsageError
 from pathotune.methods.base import LateConfig
 
 if TYPE_CHECKING:
@@ -50,6 +49,13 @@ class CiteConfig(LateConfig):
     standardise: Annotated[
         bool, {"tooltip": "Bring each feature to zero mean and unit spread before the projection."}
     ] = True
+    text: Annotated[
+        Literal["own", "random", "permuted"],
+        {
+            "tooltip": "own: the sentences as they are. As controls, to see what the sentences are good for: random: "
+            "fixed random vectors of the same length; permuted: every class gets another's sentence."
+        },
+    ] = "own"
     scale: Annotated[float, {"min": 1.0, "max": 1000.0, "tooltip": "The cosines are multiplied by this."}] = 100.0
     learn_scale: Annotated[bool, {"tooltip": "Learn the scale too."}] = False
 
@@ -66,32 +72,8 @@ class CiteConfig(LateConfig):
         UsageError
             `class_sentences` cannot be read, or names a class that is not there.
         """
-        own = parse_class_sentences(self.class_sentences)
-        unknown = [name for name in own if name not in class_names]
-        if unknown:
-            raise UsageError(
-                f"class_sentences names {unknown[0]!r}, which is none of the classes ({', '.join(class_names)})."
-            )
-        on_card = {one.name: one.sentence.strip() for one in task.classes}
-        return tuple(own.get(name) or on_card.get(name) or name for name in class_names)
+        from pathotune.prompts.classes import class_sentences
+        from pathotune.prompts.text import moved_on
 
-
-def parse_class_sentences(text: str) -> dict[str, str]:
-    """`name: sentence; name: sentence | another wording` as a dict; entries end with ";" or the line.
-
-    Raises
-    ------
-    UsageError
-        An entry without a name, without a sentence, or a name twice.
-    """
-    found: dict[str, str] = {}
-    for entry in text.replace("\n", ";").split(";"):
-        if not entry.strip():
-            continue
-        name, colon, sentence = (part.strip() for part in entry.partition(":"))
-        if not (name and colon and sentence.strip("| ")):
-            raise UsageError(f"class_sentences takes name: sentence; name: sentence, not {entry.strip()!r}.")
-        if name in found:
-            raise UsageError(f"class_sentences names {name!r} twice; separate several wordings by |.")
-        found[name] = sentence
-    return found
+        sentences = class_sentences(self.class_sentences, task, class_names)
+        return moved_on(sentences) if self.text == "permuted" else sentences

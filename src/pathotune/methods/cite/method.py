@@ -9,16 +9,14 @@ import torch
 from torch import Tensor
 
 from pathotune.errors import MissingPackage, TuningMismatch
-from pathotune.losses.cosine import CosineHead, nearest_pair
+from pathotune.losses.cosine import CosineHead
 from pathotune.methods.prompted import PromptedMethod
+from pathotune.prompts.text import alike
 from pathotune.prompts.visual import LearnedPrompts
 
 if TYPE_CHECKING:
     from pathotune.backbones.surface import Backbone
     from pathotune.methods.cite.config import CiteConfig
-
-# Above this cosine two sentences say nearly the same to the text model.
-ALIKE = 0.98
 
 
 class Cite(PromptedMethod):
@@ -74,12 +72,7 @@ class Cite(PromptedMethod):
         if self.config.tokens and not backbone.takes_prompts:
             title = backbone.card.title or backbone.card.name
             found.append(f"{title} takes no tokens (only plain vision transformers do): only the projection is tuned.")
-        alike, (first, second) = nearest_pair(self.head.texts)
-        if alike > ALIKE:
-            found.append(
-                f"To the text model the sentences of {self.class_names[first]} and {self.class_names[second]} are "
-                f"nearly the same (cosine {alike:.3f}): word them more differently, or choose another text model."
-            )
+        found += alike(self.class_names, self.head.texts.cpu().numpy())
         return tuple(found)
 
     def start(self, features: Tensor, labels: np.ndarray, lower: Tensor | None = None) -> None:

@@ -42,8 +42,25 @@ class PathoTuneConfig(LateConfig):
     ] = "auto"
     sentences: Annotated[
         str,
-        {"tooltip": "Your own sentences, separated by |. Empty: one on the task and one on the stain, from the task."},
+        {
+            "tooltip": "Your own sentences, separated by |. {classes}, {tissue}, {stain}, {looks} and {magnification} "
+            "are filled in. Empty: one on the task and one on the stain, from the task."
+        },
     ] = ""
+    template: Annotated[
+        str,
+        {
+            "tooltip": "Empty: the task card's sentences, or task-and-stain. task-organ-stain-magnification: one on "
+            "each. stain-only. Or a YAML file with your own list of sentences."
+        },
+    ] = ""
+    text: Annotated[
+        Literal["own", "random", "permuted"],
+        {
+            "tooltip": "own: the sentences as they are. As controls, to see what the sentences are good for: random: "
+            "fixed random vectors of the same length; permuted: the sentences of another task."
+        },
+    ] = "own"
     ivp: Annotated[
         Literal["vrm", "mean_patch", "attn_pool", "off"],
         {"tooltip": "Instance visual prompts, made from the tile: by the visual refine module, or from its patches."},
@@ -73,8 +90,12 @@ class PathoTuneConfig(LateConfig):
 
     def sentences_for(self, task: Task, class_names: Sequence[str], mpp: float) -> tuple[str, ...]:
         """The person's own sentences, else one on the task and one on stain and magnification."""
-        from pathotune.prompts.text import split_sentences, task_sentences
+        from pathotune.prompts.templates import filled, values_of
+        from pathotune.prompts.text import another_task, split_sentences, task_sentences
 
         if not self.ttp:
             return ()
-        return split_sentences(self.sentences) or task_sentences(task, mpp)
+        if self.text == "permuted":
+            return task_sentences(another_task(task), mpp, self.template)
+        own = split_sentences(self.sentences)
+        return filled(own, values_of(task, mpp)) if own else task_sentences(task, mpp, self.template)
