@@ -96,8 +96,9 @@ def _draw(event: events.Event, progress: Progress, console: Any, bars: dict[str,
             bars[event.phase] = progress.add_task(event.phase, total=event.total, facts=facts)
         progress.update(bars[event.phase], completed=event.done, total=event.total, facts=facts)
     elif isinstance(event, events.EpochEnd):
-        scores = " · ".join(f"{name} {value:.3f}" for name, value in event.metrics.items())
-        console.print(f"epoch {event.epoch}/{event.epochs} · loss {event.train_loss:.4f} · {scores}", highlight=False)
+        scores = ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in event.metrics.items())
+        epoch = f"epoch {event.epoch}/{event.epochs} · training loss {event.train_loss:.4f}"
+        console.print(f"{epoch} · held out: {scores}" if scores else epoch, highlight=False)
     elif isinstance(event, events.Note):
         console.print(event.text, style="yellow" if event.level == "warning" else "", highlight=False)
 

@@ -148,7 +148,7 @@ def _tiles(
 def _begun(precision: Precision, place: Place, store: PredictionStore) -> Iterator[Event]:
     """What a person should know before the work begins."""
     if precision.reason:
-        yield Note(f"{precision.name}: {precision.reason}")
+        yield Note(f"Computing in {precision.name}: {precision.reason}")
     if place.is_taken:
         yield Note(f"What was predicted before is kept as {store.attrs['replaces'][0]['name']} until this is complete.")
 
