@@ -14,15 +14,22 @@ from pathotune.methods import METHODS, build_model, config_class, load_config
 from pathotune.methods.base import is_backbone_key, trained_parameters
 from pathotune.methods.checkpoint import TEXT_VECTORS, TRAINED, Tuning
 from pathotune.methods.options import as_plain
+from pathotune.training.optimizer import optimizer_for, take_step
+from pathotune.training.schedule import TrainingConfig
 
 KINDS = ("plain", "registers", "rotary", "convolutional")
 TEXT = np.random.default_rng(0).normal(size=(3, 24)).astype(np.float32)
-CASES = [
-    (name, kind)
-    for name in METHODS
-    for kind in KINDS
-    if kind != "convolutional" or not (METHODS[name].facts or {})["needs_prompts"]
-]
+FACTS = {name: METHODS[name].facts or {} for name in METHODS}
+# Those of tiles; what only compares a tile with words of the same model has nothing to learn (test_zero_shot).
+TILE_METHODS = [name for name in METHODS if FACTS[name]["level"] == "tile" and not FACTS[name].get("needs_text_side")]
+# What is not trained and compares with its backbone's own text side is tried in methods/test_zero_shot.py.
+NAMES = [name for name in METHODS if not (METHODS[name].facts or {}).get("needs_text_side")]
+# A network without linear layers has nothing that these could change.
+REFUSED = [("lora", "convolutional"), ("adapter", "convolutional")]
+REFUSED += [(name, "convolutional") for name in TILE_METHODS if FACTS[name]["needs_prompts"]]
+CASES = [(name, kind) for name in TILE_METHODS for kind in KINDS if (name, kind) not in REFUSED]
+# Methods that begin as exactly the plain backbone with a head.
+STARTS_PLAIN = ("linear_probe", "class_means", "neighbours", "lora", "adapter", "ssf", "bitfit", "full")
 every_case = pytest.mark.parametrize(("method", "kind"), CASES, ids=[f"{name}-{kind}" for name, kind in CASES])
 
 
@@ -41,9 +48,8 @@ def train(model, pixels, steps=3):
     labels = torch.arange(len(pixels)) % 3
     with torch.no_grad():
         model.start(model(pixels).features, labels.numpy(), model.lower(pixels))
-    # The loop's own default rate: a larger one may step over the valley within a few steps.
-    trained = list(trained_parameters(model).values())
-    optimizer = torch.optim.AdamW([{"params": trained}], lr=3e-3)
+    trained, training = trained_parameters(model), TrainingConfig()
+    optimizer = optimizer_for(trained, training, training.lr, model.rate_share)
     losses = []
     model.train()
     for _ in range(steps):
@@ -51,7 +57,7 @@ def train(model, pixels, steps=3):
         loss = functional.cross_entropy(model(pixels).logits, labels)
         if trained:
             loss.backward()
-        optimizer.step()
+        take_step(optimizer, float(loss.detach()), training.lr)
         losses.append(float(loss.detach()))
     return losses
 
@@ -98,8 +104,23 @@ def test_training_moves_what_is_listed_and_nothing_else(tiny_backbone, method, k
 @every_case
 def test_the_backbone_stays_in_evaluation_mode(tiny_backbone, method, kind):
     backbone = tiny_backbone(kind)
-    assert build(method, backbone).train().training
-    assert not any(module.training for module in backbone.modules())
+    model = build(method, backbone).train()
+    assert model.training
+    assert not any(module.training for module in (*backbone.modules(), *model.backbone.modules()))
+
+
+@every_case
+def test_what_starts_as_the_plain_backbone_does_so_to_the_bit(tiny_backbone, method, kind):
+    backbone = tiny_backbone(kind)
+    pixels = tiles(backbone)
+    same = torch.equal(build(method, backbone).eval()(pixels).features, backbone(pixels).pooled)
+    assert same == (method in STARTS_PLAIN or (method == "cite" and kind == "convolutional"))
+
+
+@pytest.mark.parametrize(("method", "kind"), REFUSED)
+def test_a_backbone_that_does_not_fit_is_refused_in_a_sentence(tiny_backbone, method, kind):
+    with pytest.raises(TuningMismatch, match=r"Tiny convolutional .*or the method linear_probe"):
+        build(method, tiny_backbone(kind))
 
 
 @every_case

@@ -14,6 +14,8 @@ from pathotune.backbones.card import BackboneCard
 from pathotune.backbones.weights import load_strictly, rename
 from pathotune.errors import TuningMismatch, UsageError
 
+ROLES = ("qkv", "proj", "mlp", "norm", "sublayer")
+
 
 @dataclass(frozen=True)
 class Features:
@@ -197,9 +199,26 @@ class Backbone(nn.Module):
             parts = torch.split(weights, [len(rows) for rows in wanted.values()], dim=2)
             return {name: part.mean(dim=2) for name, part in zip(wanted, parts, strict=True)}
 
-    def modules_by_role(self) -> dict[str, list[nn.Module]]:
-        """The frozen parts that adapters may hang on: "qkv", "proj", "mlp" (linear layers) and "norm"."""
-        return {"qkv": [], "proj": [], "mlp": [], "norm": []}
+    def modules_by_role(self, first_block: int = 0) -> dict[str, list[nn.Module]]:
+        """The frozen parts that adapters may hang on, from a block on; empty lists where a model has none of a kind.
+
+        Parameters
+        ----------
+        first_block : parts of earlier blocks are left out, in models that have a row of blocks.
+
+        Returns
+        -------
+        "qkv", "proj" and "mlp" : linear layers (torch's MultiheadAttention stands for its own three projections).
+        "norm" : of the blocks, and the last one.
+        "sublayer" : what a block adds to its tokens: its attention and its MLP. Their output is a tensor whose last
+            axis are channels, or a tuple that begins with it.
+        """
+        roles: dict[str, list[nn.Module]] = {role: [] for role in ROLES}
+        for index in range(first_block, self.depth if self.takes_prompts else 0):
+            for role, modules in self._roles_of_block(index).items():
+                roles[role] += modules
+        roles["norm"] += self._last_norms()
+        return roles
 
     # -- what each family of models fills in ----------------------------------------------------------------------
 
@@ -215,6 +234,12 @@ class Backbone(nn.Module):
     def _queries_and_keys(self, index: int, tokens: Tensor, extra: int, rows: Tensor) -> tuple[Tensor, Tensor, float]:
         """Queries of those positions (b, heads, rows, d), keys of all (b, heads, n, d), and what scales the product."""
         raise self._without_tokens("attention_row")
+
+    def _roles_of_block(self, index: int) -> dict[str, list[nn.Module]]:
+        raise self._without_tokens("modules_by_role")
+
+    def _last_norms(self) -> list[nn.Module]:
+        return []
 
     @property
     def has_class_token(self) -> bool:

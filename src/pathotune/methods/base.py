@@ -17,6 +17,15 @@ if TYPE_CHECKING:
     from pathotune.tasks import Task
 
 
+# How the linear head of a method begins that trains more than the head.
+HeadStart = Annotated[
+    Literal["probe", "zero"],
+    {"tooltip": "probe: the head starts from a gentle logistic regression. zero: from nothing."},
+]
+# Inverse L2 penalty of that regression: weak enough a fit that what lies before the head still gets gradients.
+HEAD_START_STRENGTH = 0.003
+
+
 class MethodOutput(NamedTuple):
     """What a method says of a batch of tiles."""
 
@@ -41,6 +50,11 @@ class MethodConfig:
     def text_encoder_wanted(self) -> str:
         """The text encoder's name, "auto", or "" where the method uses no text."""
         return ""
+
+    @property
+    def first_fit(self) -> float:
+        """How strongly a linear head is fitted before the first step (`losses.head.LinearHead`); 0 is not at all."""
+        return HEAD_START_STRENGTH if getattr(self, "head_start", "zero") == "probe" else 0.0
 
     def first_block(self, depth: int) -> int:
         """The first of so many blocks that the method has a part in; what lies below is the plain backbone's."""
@@ -118,6 +132,9 @@ class Method(Protocol):
     @property
     def looks_at_pixels(self) -> bool:
         """Whether `upper` reads the pixels; where not, it may be given an empty tensor for them."""
+
+    def rate_share(self, name: str) -> float:
+        """The share of the learning rate at which this one of `trained_parameters` is trained; 1 as a rule."""
 
     def lower(self, pixels: Tensor) -> Tensor:
         """What nothing trained has a part in; may be kept for a tile from one epoch to the next."""

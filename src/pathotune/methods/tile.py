@@ -54,7 +54,7 @@ class TileMethod(nn.Module, ABC):
 
     def make_head(self, backbone: Backbone, text_vectors: np.ndarray | None) -> StandardisedHead:
         """What makes logits (b, K) of features (b, D)."""
-        return LinearHead(backbone.output_dim, len(self.class_names))
+        return LinearHead(backbone.output_dim, len(self.class_names), self.config.first_fit)
 
     def pick(self, features: Any) -> Tensor:
         """What the head sees of the backbone's features."""
@@ -65,6 +65,10 @@ class TileMethod(nn.Module, ABC):
     def notes(self) -> tuple[str, ...]:
         """Sentences for the person on what this backbone and these options come to."""
         return ()
+
+    def rate_share(self, name: str) -> float:
+        """The share of the learning rate at which a parameter is trained."""
+        return 1.0
 
     # -- what is the same for all ---------------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pathotune.errors import NotFinite
@@ -16,18 +16,29 @@ if TYPE_CHECKING:
 GRADIENT_NORM = 1.0
 
 
-def optimizer_for(parameters: Mapping[str, nn.Parameter], training: TrainingConfig, lr: float) -> optim.Optimizer:
+def optimizer_for(
+    parameters: Mapping[str, nn.Parameter],
+    training: TrainingConfig,
+    lr: float,
+    share: Callable[[str], float] = lambda name: 1.0,
+) -> optim.Optimizer:
     """AdamW or plain SGD over parameters by name.
 
     Weight decay is for matrices and kernels; none for norms, gates, biases and the prompt tokens themselves.
+
+    Parameters
+    ----------
+    share : of the learning rate, at which a parameter of that name is trained.
     """
     import torch
 
-    decayed = {name for name, value in parameters.items() if value.ndim >= 2 and name.endswith("weight")}
+    found: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, value in parameters.items():
+        decay = training.weight_decay if value.ndim >= 2 and name.endswith("weight") else 0.0
+        found.setdefault((decay, share(name)), []).append(value)
     groups: list[dict[str, Any]] = [
-        {"params": [parameters[name] for name in parameters if name in decayed], "weight_decay": training.weight_decay},
-        {"params": [parameters[name] for name in parameters if name not in decayed], "weight_decay": 0.0},
-    ]
+        {"params": values, "weight_decay": decay, "share": part} for (decay, part), values in found.items()
+    ] or [{"params": []}]
     kind = torch.optim.SGD if training.optimizer == "sgd" else torch.optim.AdamW
     return kind(groups, lr=lr)
 
@@ -44,7 +55,7 @@ def take_step(optimizer: optim.Optimizer, loss: float, rate: float) -> None:
 
     parameters = []
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group.get("share", 1.0)
         parameters += group["params"]
     norm = torch.nn.utils.clip_grad_norm_(parameters, GRADIENT_NORM)
     if not (math.isfinite(loss) and bool(torch.isfinite(norm))):

@@ -116,7 +116,7 @@ class Run:
 
     def begin(self, lr: float) -> None:
         """A fresh optimiser and fresh draws."""
-        self.optimizer = optimizer_for(self.parameters, self.training, lr)
+        self.optimizer = optimizer_for(self.parameters, self.training, lr, self.model.rate_share)
         self.draws = BalancedDraws(self.examples.labels[self.examples.train], self.training.seed)
 
     # -- before the first step ------------------------------------------------------------------------------------

@@ -83,15 +83,19 @@ class ClipTower(Backbone):
         )
         return queries, keys, float(queries.shape[-1] ** -0.5)
 
-    def modules_by_role(self) -> dict[str, list[nn.Module]]:
-        roles: dict[str, list[nn.Module]] = {"qkv": [], "proj": [], "mlp": [], "norm": [self._net.ln_post]}
-        for block in self._blocks:
+    def _roles_of_block(self, index: int) -> dict[str, list[nn.Module]]:
+        block = self._blocks[index]
+        return {
             # torch keeps the three projections in one parameter of the attention module itself.
-            roles["qkv"].append(block.attn)
-            roles["proj"].append(block.attn.out_proj)
-            roles["mlp"] += [layer for layer in block.mlp.modules() if isinstance(layer, nn.Linear)]
-            roles["norm"] += [block.ln_1, block.ln_2]
-        return roles
+            "qkv": [block.attn],
+            "proj": [block.attn.out_proj],
+            "mlp": [layer for layer in block.mlp.modules() if isinstance(layer, nn.Linear)],
+            "norm": [block.ln_1, block.ln_2],
+            "sublayer": [block.attn, block.mlp],
+        }
+
+    def _last_norms(self) -> list[nn.Module]:
+        return [self._net.ln_post]
 
     def load_tensors(self, tensors: Mapping[str, Tensor], source: Path) -> None:
         """The activation leaves no trace in the tensors, so the publisher's open_clip_config.json has to say it."""

@@ -133,19 +133,22 @@ class HuggingTransformer(Backbone):
         keys = heads_first(float32(key, tokens), self.num_heads)
         return queries, keys, float(queries.shape[-1] ** -0.5)
 
-    def modules_by_role(self) -> dict[str, list[nn.Module]]:
-        roles: dict[str, list[nn.Module]] = {"qkv": [], "proj": [], "mlp": [], "norm": []}
-        for layer in self._layers:
-            attention = _part(layer, "attention", "self_attn")
-            for part in ("q", "k", "v"):
-                names = {"q": "query", "k": "key", "v": "value"}
-                roles["qkv"].append(_part(attention, f"{part}_proj", f"attention.{names[part]}"))
-            roles["proj"].append(_part(attention, "o_proj", "out_proj", "output.dense"))
-            known = {id(module) for module in attention.modules()}
-            roles["mlp"] += [m for m in layer.modules() if isinstance(m, nn.Linear) and id(m) not in known]
-            roles["norm"] += [m for m in layer.modules() if isinstance(m, nn.LayerNorm)]
-        roles["norm"].append(self._norm)
-        return roles
+    def _roles_of_block(self, index: int) -> dict[str, list[nn.Module]]:
+        layer = self._layers[index]
+        attention = _part(layer, "attention", "self_attn")
+        known = {id(module) for module in attention.modules()}
+        names = {"q": "query", "k": "key", "v": "value"}
+        return {
+            "qkv": [_part(attention, f"{part}_proj", f"attention.{name}") for part, name in names.items()],
+            "proj": [_part(attention, "o_proj", "out_proj", "output.dense")],
+            "mlp": [m for m in layer.modules() if isinstance(m, nn.Linear) and id(m) not in known],
+            "norm": [m for m in layer.modules() if isinstance(m, nn.LayerNorm)],
+            # Older transformers have no module for the MLP of ViT: its second layer gives what is added.
+            "sublayer": [attention, _part(layer, "mlp", "output.dense")],
+        }
+
+    def _last_norms(self) -> list[nn.Module]:
+        return [self._norm]
 
     def load_tensors(self, tensors: Mapping[str, Tensor], source: Path) -> None:
         """Through from_pretrained, which knows the names of older releases; every difference refuses."""

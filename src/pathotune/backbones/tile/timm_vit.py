@@ -85,17 +85,20 @@ class TimmTransformer(Backbone):
             tensors = checkpoint_filter_fn(dict(tensors), self._net)
         super().load_tensors(tensors, source)
 
-    def modules_by_role(self) -> dict[str, list[nn.Module]]:
-        roles: dict[str, list[nn.Module]] = {"qkv": [], "proj": [], "mlp": [], "norm": []}
-        for block in self._net.blocks:
-            attention = block.attn
-            names = ("qkv",) if getattr(attention, "qkv", None) is not None else ("q_proj", "k_proj", "v_proj")
-            roles["qkv"] += [getattr(attention, name) for name in names]
-            roles["proj"].append(attention.proj)
-            roles["mlp"] += [layer for layer in block.mlp.modules() if isinstance(layer, nn.Linear)]
-            roles["norm"] += [block.norm1, block.norm2]
-        roles["norm"] += [layer for layer in (self._net.norm,) if not isinstance(layer, nn.Identity)]
-        return roles
+    def _roles_of_block(self, index: int) -> dict[str, list[nn.Module]]:
+        block = self._net.blocks[index]
+        attention = block.attn
+        names = ("qkv",) if getattr(attention, "qkv", None) is not None else ("q_proj", "k_proj", "v_proj")
+        return {
+            "qkv": [getattr(attention, name) for name in names],
+            "proj": [attention.proj],
+            "mlp": [layer for layer in block.mlp.modules() if isinstance(layer, nn.Linear)],
+            "norm": [block.norm1, block.norm2],
+            "sublayer": [attention, block.mlp],
+        }
+
+    def _last_norms(self) -> list[nn.Module]:
+        return [layer for layer in (self._net.norm,) if not isinstance(layer, nn.Identity)]
 
 
 class TimmRotary(TimmTransformer):

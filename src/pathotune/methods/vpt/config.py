@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pathotune.methods.base import LateConfig
+from pathotune.methods.base import HeadStart, LateConfig
 
 
 @dataclass(frozen=True)
@@ -17,3 +17,4 @@ class VptConfig(LateConfig):
         Literal["deep", "shallow"],
         {"tooltip": "deep: tokens of their own at every block. shallow: only at the first."},
     ] = "deep"
+    head_start: HeadStart = "probe"

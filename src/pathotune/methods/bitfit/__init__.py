@@ -1,0 +1,1 @@
+"""BitFit: the backbone's biases are trained, and a linear head."""

@@ -1,0 +1,1 @@
+"""Full fine-tuning: the whole backbone is trained, and a linear head."""

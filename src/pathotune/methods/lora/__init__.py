@@ -1,0 +1,1 @@
+"""Low-rank adaptation (LoRA) of the backbone's linear layers, and a linear head."""

@@ -1,0 +1,1 @@
+"""Training from scratch: the same network from random weights, and a linear head."""
