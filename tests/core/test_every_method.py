@@ -22,8 +22,6 @@ TEXT = np.random.default_rng(0).normal(size=(3, 24)).astype(np.float32)
 FACTS = {name: METHODS[name].facts or {} for name in METHODS}
 # Those of tiles; what only compares a tile with words of the same model has nothing to learn (test_zero_shot).
 TILE_METHODS = [name for name in METHODS if FACTS[name]["level"] == "tile" and not FACTS[name].get("needs_text_side")]
-# What is not trained and compares with its backbone's own text side is tried in methods/test_zero_shot.py.
-NAMES = [name for name in METHODS if not (METHODS[name].facts or {}).get("needs_text_side")]
 # A network without linear layers has nothing that these could change.
 REFUSED = [("lora", "convolutional"), ("adapter", "convolutional")]
 REFUSED += [(name, "convolutional") for name in TILE_METHODS if FACTS[name]["needs_prompts"]]

@@ -48,7 +48,7 @@ class CosineHead(StandardisedHead):
         vectors = functional.normalize(torch.as_tensor(texts, dtype=torch.float32), dim=1)
         self.register_buffer("texts", vectors, persistent=False)
         self.neck = nn.Linear(width, vectors.shape[1])
-        value = torch.tensor(math.log(scale))
+        value = torch.tensor([math.log(scale)])  # one number, but a row: files of tensors know no bare numbers
         if learn_scale:
             self.log_scale = nn.Parameter(value)
         else:
@@ -139,7 +139,7 @@ class WordingHead(StandardisedHead):
         vectors = functional.normalize(torch.as_tensor(texts, dtype=torch.float32), dim=1)
         # The file keeps the sentences' vectors once, under their own name; the scale is the model's own.
         self.register_buffer("texts", vectors, persistent=False)
-        self.register_buffer("scale", torch.tensor(scale, dtype=torch.float32))
+        self.register_buffer("scale", torch.tensor([scale], dtype=torch.float32))
 
     def forward(self, features: Tensor) -> Tensor:
         """(b, D) float32 → (b, K)."""

@@ -41,6 +41,22 @@ METHODS = Table(
                 "level": "tile",
                 "needs_prompts": False,
                 "uses_text": True,
+                "classes_are_sentences": True,
+            },
+        ),
+        Entry(
+            "zero_shot",
+            "pathotune.methods.zero_shot.method:ZeroShot",
+            "Zero-shot by wording",
+            {
+                "title": "Zero-shot by wording",
+                "summary": "A tile is what an image–text model finds it most like in words; nothing is trained.",
+                "config": "pathotune.methods.zero_shot.config:ZeroShotConfig",
+                "level": "tile",
+                "needs_prompts": False,
+                "needs_text_side": True,
+                "uses_text": True,
+                "classes_are_sentences": True,
             },
         ),
         Entry(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from typing import TYPE_CHECKING
 
-from pathotune.backbones.card import BackboneCard, backbone_card
+from pathotune.backbones.card import BackboneCard, all_cards, backbone_card
 from pathotune.backbones.locate import is_available
 from pathotune.backbones.remembered import remembered_sha256
 from pathotune.errors import BackboneUnavailable, PathotuneError, TuningMismatch
@@ -18,6 +18,29 @@ if TYPE_CHECKING:
 COARSEST = 2.0
 """A slide's pixels may be this many times as large as those of the pictures a tuning learned from; beyond, most of what
 it looks at is not in the scan. Finer scans are averaged and lose nothing."""
+
+
+def unavailable_reason(method: str, card: BackboneCard) -> str:
+    """Why a method cannot be had on a backbone, in a sentence; "" where it can.
+
+    Told from the cards alone, so that a form can show it beside the choice: no torch, no weights read.
+
+    Raises
+    ------
+    UnknownName : there is no such method.
+    """
+    facts = METHODS[method].facts or {}
+    title = METHODS[method].title
+    if not card.loadable:
+        return f"{card.title} cannot be loaded yet: {card.reason}"
+    if facts.get("level", "tile") == "tile" and card.kind != "tile":
+        return f"{card.title} takes features of tiles, not tiles; {title} needs a model of single tiles."
+    if facts.get("needs_text_side") and not card.text:
+        readers = ", ".join(one.name for one in all_cards() if one.text and one.loadable)
+        return f"{card.title} has no text side: {title} needs a model of images and sentences ({readers})."
+    if facts.get("needs_prompts") and not card.takes_prompts:
+        return f"{card.title} takes no prompt tokens (only plain vision transformers do), and {title} is made of them."
+    return ""
 
 
 def check_here(tuning: Tuning) -> None:

@@ -6,15 +6,35 @@ import numpy as np
 import pytest
 import torch
 
+from pathotune.backbones import BackboneCard, load_backbone
 from pathotune.errors import MissingPackage, TuningMismatch, UsageError
 from pathotune.losses.cosine import CosineHead
+from pathotune.methods import build_model
 from pathotune.methods.base import trained_parameters
+from pathotune.methods.checkpoint import TEXT_VECTORS, TRAINED, Tuning
 from pathotune.methods.cite.config import CiteConfig
 from pathotune.methods.cite.method import Cite
+from pathotune.methods.options import as_plain
 from pathotune.prompts.classes import parse_class_sentences
 from pathotune.prompts.text import cosines, mean_vectors
 from pathotune.tasks import Task, TaskClass
 
+SWIN = BackboneCard(
+    name="tiny-swin",
+    title="Tiny Swin",
+    kind="tile",
+    loader="timm",
+    architecture="swin_tiny_patch4_window7_224",
+    arguments={"img_size": 64, "window_size": 4, "embed_dim": 24, "depths": [1, 1], "num_heads": [2, 2]},
+    embed_dim=48,
+    output_dim=48,
+    image_size=64,
+    tile_px=64,
+    mpp=0.5,
+    mean=(0.5, 0.5, 0.5),
+    std=(0.5, 0.5, 0.5),
+    pooling="gap",
+)
 NAMES = ("tumour", "stroma", "fat")
 TEXTS = np.random.default_rng(0).normal(size=(3, 40)).astype(np.float32)
 TASK = Task("t", "T", "tile", (TaskClass("stroma", (1, 2, 3), "Fibrous tissue."), TaskClass("tumour", (1, 2, 3), " ")))
@@ -77,6 +97,43 @@ def test_tokens_start_at_the_mean_of_the_tiles_own_once(tiny_backbone):
     again = Cite(CiteConfig(), backbone, NAMES, TEXTS)
     again.load_trainable_state(state)
     assert torch.equal(again(pixels).logits, model(pixels).logits), "loading starts nothing once more"
+
+
+def test_a_learned_scale_is_kept_by_the_file(tiny_backbone, tmp_path):
+    backbone = tiny_backbone()
+    model = Cite(CiteConfig(learn_scale=True), backbone, NAMES, TEXTS)
+    with torch.no_grad():
+        model.head.log_scale.fill_(np.log(30.0))
+    tuning = Tuning(
+        "cite",
+        as_plain(model.config),
+        {},
+        [{"name": name} for name in NAMES],
+        {"name": backbone.card.name, "sha256": backbone.weights_sha256, "embed_dim": 48, "mpp": 0.5},
+        backbone.card.reading(),
+        tensors={TEXT_VECTORS: TEXTS, **{TRAINED + key: value for key, value in model.trainable_state().items()}},
+    )
+    loaded = build_model(Tuning.load(tuning.save(tmp_path / "t")), backbone)
+    pixels = tiles(backbone)
+    assert torch.equal(loaded(pixels).logits, model.eval()(pixels).logits) and loaded(pixels).logits.abs().max() <= 30
+
+
+@pytest.mark.parametrize("kind", ["convolutional", "swin"])
+def test_text_head_and_projection_stand_on_any_pooled_encoder(tiny_backbone, kind):
+    backbone = tiny_backbone("convolutional") if kind == "convolutional" else load_backbone(SWIN, random_seed=0)
+    model = Cite(CiteConfig(), backbone, NAMES, TEXTS)
+    pixels, labels = tiles(backbone), torch.arange(6) % 3
+    model.start(model(pixels).features.detach(), labels.numpy(), model.lower(pixels))
+    optimizer = torch.optim.AdamW(trained_parameters(model).values(), lr=1e-2)
+    losses = []
+    for _ in range(8):
+        optimizer.zero_grad()
+        loss = torch.nn.functional.cross_entropy(model(pixels).logits, labels)
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.5 * losses[0], "the classes of six tiles can be learned through the projection alone"
+    assert "takes no tokens" in model.notes[0]
 
 
 def test_a_backbone_without_tokens_keeps_the_text_side_and_says_so(tiny_backbone):
