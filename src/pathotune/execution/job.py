@@ -36,6 +36,10 @@ KNOWN_ARGUMENTS: dict[str, tuple[str, ...]] = {
     ),
     "evaluate": ("tuning", "backbone", "weights", "device", "precision", *_SOURCES, *_OF_COHORT),
     "probe": ("method", "config", "backbone", "weights", "training"),
+    "features": (
+        *("slide", "out", "backbone", "tuning", "weights", "slide_mpp", "device", "precision"),
+        *("stride_px", "batch_size", "resume"),
+    ),
 }
 
 BackboneCache = MutableMapping[str, Any]
@@ -61,6 +65,9 @@ class Job:
 
     Arguments of "probe", which times a few tiles and ends with the fields of `training.preflight.Costs`: `method`,
     `config`, `training`, `backbone`, `weights`.
+
+    Arguments of "features": `slide`, `out`, `backbone` or `tuning` (then that one's backbone) and, optionally,
+    `slide_mpp`, `weights`, `device`, `precision`, `stride_px`, `batch_size`, `resume`.
 
     Arguments of "evaluate": `tuning`, `sources`, `tiles` or `cohort` with what belongs to it, `device`, `backbone`,
     `weights`.
@@ -209,13 +216,9 @@ def _stage(method: str, stage: str) -> Any:
 
 def tuning_backbone(tuning: Any, backbone: str | None, weights: str | None, cache: BackboneCache) -> Backbone:
     """The backbone a tuning was made for, or another source of the same one that the person names."""
-    facts = tuning.backbone
-    if backbone:
-        from pathotune.backbones import backbone_card
-        from pathotune.methods import check_backbone_name
+    from pathotune.methods.fitting import backbone_to_load
 
-        check_backbone_name(tuning, backbone_card(backbone).name)
-    return warm_backbone(backbone or facts["name"], weights, facts.get("sha256"), cache)
+    return warm_backbone(backbone_to_load(tuning, backbone), weights, tuning.backbone.get("sha256"), cache)
 
 
 def _polygon(value: Any) -> Any:
@@ -337,4 +340,16 @@ def _until_cancelled(stream: Iterator[events.Event], cancel: Callable[[], bool])
             return
 
 
-RUNNERS: dict[str, Runner] = {"predict": _predict, "tune": _tune, "probe": _probe, "evaluate": _evaluate}
+def _features(arguments: dict[str, Any], cache: BackboneCache, cancel: Callable[[], bool]) -> Iterator[events.Event]:
+    from pathotune.execution.extraction import features
+
+    yield from features(arguments, cache, cancel)
+
+
+RUNNERS: dict[str, Runner] = {
+    "predict": _predict,
+    "tune": _tune,
+    "probe": _probe,
+    "evaluate": _evaluate,
+    "features": _features,
+}

@@ -97,6 +97,7 @@ def extract(
     *,
     tuning: Tuning | None = None,
     load: Callable[[], Backbone] | None = None,
+    sha256: str = "",
     device: str = "auto",
     precision: str = "auto",
     stride_px: int | None = None,
@@ -114,6 +115,7 @@ def extract(
     ----------
     slide : opened, or its path.
     backbone : loaded, or its card: it is then loaded (by `load`, if given) once it is known that there is work to do.
+    sha256 : of the weights that `load` gives, where that is known.
     tuning : extract what this tuning's head sees instead of the plain backbone's pooled features.
     device, precision, batch_size, cancel : as in `predict_slide`.
     stride_px : from tile to tile in pixels of the reading's mpp; tiles lie side by side without it.
@@ -126,7 +128,7 @@ def extract(
     PathotuneError : what `predict_slide` raises.
     """
     started = time.monotonic()
-    source = _source_of(backbone, tuning, load)
+    source = _source_of(backbone, tuning, load, sha256)
     with contextlib.ExitStack() as stack:
         if isinstance(slide, str | Path):
             from pathotune.slides import open_slide
@@ -161,12 +163,14 @@ def extract(
         yield from _extract(run, reader, source, network, target, work, precision, resume)
 
 
-def _source_of(backbone: Any, tuning: Tuning | None, load: Callable[[], Backbone] | None) -> _Source:
+def _source_of(backbone: Any, tuning: Tuning | None, load: Callable[[], Backbone] | None, sha256: str) -> _Source:
     from pathotune.backbones.card import BackboneCard
 
     if not isinstance(backbone, BackboneCard):
         return _Source(backbone.card, lambda: backbone, tuning, backbone.weights_sha256)
     card = backbone
+    if load is not None:
+        return _Source(card, load, tuning, sha256)
 
     def fresh() -> Backbone:
         from pathotune.backbones import load_backbone
@@ -175,9 +179,7 @@ def _source_of(backbone: Any, tuning: Tuning | None, load: Callable[[], Backbone
 
     from pathotune.backbones.remembered import remembered_sha256
 
-    # A file of a person's own may hold other weights than those remembered of the card.
-    known = remembered_sha256(card) if load is None else ""
-    return _Source(card, load or fresh, tuning, known or "")
+    return _Source(card, fresh, tuning, remembered_sha256(card))
 
 
 def _check_resolution(slide: Slide, source: _Source) -> None:
