@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pathotune.backbones import locate, weights
-from pathotune.backbones.card import BackboneCard
+from pathotune.backbones.card import BackboneCard, backbone_names
 from pathotune.backbones.remembered import remember
-from pathotune.errors import BackboneUnavailable, MissingPackage, UsageError, WeightsRefused
+from pathotune.errors import BackboneUnavailable, MissingPackage, TableUnreadable, UsageError, WeightsRefused
 from pathotune.registry import Entry, Table
 from pathotune.resources import resource_root
 
@@ -51,6 +51,8 @@ def load(card: BackboneCard, given: Path | None, random_seed: int | None, depth:
     _check_file(card, path)
     tensors = weights.read_tensors(path)
     backbone.load_tensors(tensors, path)
+    if card.name not in backbone_names():
+        _check_facts(backbone)
     backbone.weights_path, backbone.text_scale = path, weights.text_scale(tensors)
     backbone = _sealed(backbone, source)
     if given is None:
@@ -104,6 +106,30 @@ def _check_file(card: BackboneCard, path: Path) -> None:
         raise WeightsRefused(
             f"{path.name} is not the file the card of {card.name} names (SHA-256 differs); fetch or install it again."
         )
+
+
+def _check_facts(backbone: Backbone) -> None:
+    """Refuse a person's own card whose numbers are not the network's: tunings would be made of the wrong ones."""
+    import torch
+
+    card = backbone.card
+    side = card.image_size
+    with torch.inference_mode():
+        found = backbone.freeze()(torch.zeros(1, 3, side, side))
+    built = {
+        "embed_dim": found.cls.shape[1],
+        "output_dim": found.pooled.shape[1],
+        "depth": backbone.depth,
+        "num_heads": backbone.num_heads,
+        "prefix_tokens": backbone.prefix_tokens,
+    }
+    for fact, value in built.items():
+        stated = getattr(card, fact)
+        if stated and stated != value:
+            raise TableUnreadable(
+                f"The card of {card.name} says {fact}: {stated}, but the network built from it and its weights has "
+                f"{value}. Correct the card."
+            )
 
 
 def _sealed(backbone: Backbone, source: str) -> Backbone:

@@ -59,12 +59,13 @@ def evaluate(
     from pathotune.backbones import load_backbone
     from pathotune.device import pick_device
     from pathotune.methods import build_model
+    from pathotune.methods.fitting import backbone_to_load
     from pathotune.training.metrics import classification_report
 
     started = time.monotonic()
     tuning = tuning if isinstance(tuning, Tuning) else Tuning.load(tuning)
     chosen = pick_device(device)
-    loaded = backbone or load_backbone(tuning.backbone["name"], weights=weights)
+    loaded = backbone or load_backbone(backbone_to_load(tuning), weights=weights)
     model = build_model(tuning, loaded.to(chosen))
     examples = yield from _gather(tuning, sources, map_classes)
     with contextlib.closing(examples):

@@ -46,8 +46,9 @@ def load_model(tuning: Tuning, backbone: Backbone | None, device: str) -> tuple[
 
     if backbone is None:
         from pathotune.backbones import load_backbone
+        from pathotune.methods.fitting import backbone_to_load
 
-        backbone = load_backbone(tuning.backbone["name"])
+        backbone = load_backbone(backbone_to_load(tuning))
     backbone.to(device)
     return build_model(tuning, backbone), backbone
 

@@ -9,7 +9,7 @@ from pathotune.backbones.card import BackboneCard, all_cards, backbone_card
 from pathotune.backbones.locate import is_available
 from pathotune.backbones.remembered import remembered_sha256
 from pathotune.errors import BackboneUnavailable, PathotuneError, TuningMismatch
-from pathotune.methods import METHODS
+from pathotune.methods import METHODS, check_backbone_name
 
 if TYPE_CHECKING:
     from pathotune.methods.checkpoint import Tuning
@@ -43,6 +43,27 @@ def unavailable_reason(method: str, card: BackboneCard) -> str:
     return ""
 
 
+def backbone_to_load(tuning: Tuning, given: str | None = None) -> str:
+    """What a tuning's backbone is loaded by: its name in the catalogue, or the card a person gives for the same one.
+
+    Raises
+    ------
+    TuningMismatch : the card is another backbone's, or none is given and the catalogue does not have it.
+    """
+    if given:
+        check_backbone_name(tuning, backbone_card(given).name)
+        return given
+    need = str(tuning.backbone["name"])
+    try:
+        backbone_card(need)
+    except PathotuneError:
+        raise TuningMismatch(
+            f"The tuning {tuning.name} needs the backbone {need}, which is not in this version's catalogue. If it has "
+            "a card of its own, give that with --backbone CARD.yaml on the command line; otherwise update pathotune."
+        ) from None
+    return need
+
+
 def check_here(tuning: Tuning) -> None:
     """Refuse a tuning that cannot be used with this installation.
 
@@ -57,13 +78,7 @@ def check_here(tuning: Tuning) -> None:
             f"The tuning {name} was made with the method {tuning.method!r}, which this version of pathotune does not "
             "know. Update pathotune."
         )
-    try:
-        card = backbone_card(str(need["name"]))
-    except PathotuneError:
-        raise TuningMismatch(
-            f"The tuning {name} needs the backbone {need['name']}, which is not in this version's catalogue. Update "
-            "pathotune, or predict from the command line with --backbone and the backbone's own card."
-        ) from None
+    card = backbone_card(backbone_to_load(tuning))
     if not card.loadable:
         raise BackboneUnavailable(f"The tuning {name} needs {card.title}, which cannot be loaded yet: {card.reason}")
     lacking = [package for package in card.needs if importlib.util.find_spec(package) is None]

@@ -18,7 +18,14 @@ from pathotune.backbones import weights as weights_module
 from pathotune.backbones.card import card_from_dict
 from pathotune.backbones.loading import load
 from pathotune.backbones.surface import Backbone
-from pathotune.errors import BackboneUnavailable, FileMissing, PathotuneError, UsageError, WeightsRefused
+from pathotune.errors import (
+    BackboneUnavailable,
+    FileMissing,
+    PathotuneError,
+    TableUnreadable,
+    UsageError,
+    WeightsRefused,
+)
 
 FACTS: dict[str, Any] = {
     "name": "my-vit",
@@ -164,6 +171,15 @@ def test_a_card_of_ones_own_finds_the_file_beside_it(model: Backbone, tmp_path: 
     assert locate.is_available(backbone_card(path))
     assert load_backbone(path).weights_sha256 == model.weights_sha256
     assert load_backbone(str(path)).card.title == "My ViT"
+
+
+@pytest.mark.parametrize(("fact", "wrong"), [("embed_dim", 96), ("output_dim", 96), ("num_heads", 6), ("depth", 2)])
+def test_a_card_of_ones_own_that_does_not_fit_its_network_is_refused(
+    model: Backbone, tmp_path: Path, fact: str, wrong: int
+) -> None:
+    save_file(tensors_of(model), tmp_path / "mine.safetensors")
+    with pytest.raises((TableUnreadable, WeightsRefused), match=fact if fact != "depth" else "blocks|depth"):
+        load_backbone(own_card(tmp_path, **{fact: wrong}))
 
 
 def test_a_card_never_leads_out_of_its_folder(model: Backbone, tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def tuned(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
     monkeypatch.setattr("pathotune.training.loop.tune", tune)
     monkeypatch.setattr("pathotune.backbones.load_backbone", lambda name, **options: name)
-    saved = SimpleNamespace(method="linear_probe", backbone={"name": "other", "sha256": "0"})
+    saved = SimpleNamespace(method="linear_probe", backbone={"name": "uni", "sha256": "0"})
     monkeypatch.setattr("pathotune.methods.checkpoint.Tuning.load", lambda path: saved)
     return calls
 
@@ -62,7 +62,7 @@ def test_a_tuning_is_gone_on_from_with_its_own_backbone(tuned: list[dict[str, An
     arguments["sources"] = [{"slide": "a.svs", "regions": "a.geojson"}]
     list(run_job(Job("tune", arguments)))
     list(run_job(Job("tune", {**arguments, "continue_from": "before.safetensors"})))
-    assert [call["backbone"] for call in tuned] == ["pathotune-tiny", "other"]
+    assert [call["backbone"] for call in tuned] == ["pathotune-tiny", "uni"]
     assert [call["continue_from"] for call in tuned] == [None, "before.safetensors"]
 
 

@@ -11,6 +11,7 @@ import pytest
 from pathotune.backbones import backbone_card
 from pathotune.errors import TuningMismatch
 from pathotune.methods import check_backbone
+from pathotune.methods.fitting import backbone_to_load
 
 
 @pytest.mark.parametrize("stated", [None, 0.5])
@@ -26,3 +27,14 @@ def test_a_tuning_fits_the_backbone_it_was_made_on_whether_its_card_states_a_pix
     backbone.card = dataclasses.replace(card, mpp=0.25)
     with pytest.raises(TuningMismatch, match=r"at 0\.5 µm per pixel; this one reads 0\.25"):
         check_backbone(tuning, backbone)
+
+
+def test_a_tuning_on_ones_own_card_says_how_to_give_the_card() -> None:
+    facts = {"name": "my-vit", "embed_dim": 48, "sha256": "", "mpp": 0.5}
+    tuning: Any = SimpleNamespace(backbone=facts, name="tumour")
+    with pytest.raises(TuningMismatch, match=r"needs the backbone my-vit.*--backbone CARD\.yaml"):
+        backbone_to_load(tuning)
+    facts["name"] = "pathotune-tiny"
+    assert backbone_to_load(tuning) == backbone_to_load(tuning, "pathotune-tiny") == "pathotune-tiny"
+    with pytest.raises(TuningMismatch, match="not uni"):
+        backbone_to_load(tuning, "uni")
