@@ -1,0 +1,1 @@
+"""Gene encoders: expression in pathways to tokens."""
