@@ -91,19 +91,19 @@ def test_predictions_with_tunings_of_one_backbone_and_a_tuning_on_it_load_its_we
     monkeypatch.setattr(
         "pathotune.methods.checkpoint.Tuning.load",
         lambda path: SimpleNamespace(
-            method="linear_probe", backbone={"name": "b", "sha256": path.stem}, reading=reading
+            method="linear_probe", backbone={"name": "uni", "sha256": path.stem}, reading=reading
         ),
     )
     monkeypatch.setattr("pathotune.training.loop.tune", lambda *arguments, **options: iter([Finished()]))
     cache: dict[str, Any] = {}
     sources = [{"slide": "a.svs", "regions": "a.geojson"}]
-    list(run_job(Job("tune", {"sources": sources, "backbone": "b", "out": "t"}), backbones=cache))
+    list(run_job(Job("tune", {"sources": sources, "backbone": "uni", "out": "t"}), backbones=cache))
     for tuning in ("sha-1.x", "sha-1.y"):
         list(run_job(Job("predict", {"slide": "a.svs", "tuning": tuning, "out": "o"}), backbones=cache))
-    assert loaded == ["b"] and predicted == [("sha-1", "sha-1")] * 2
+    assert loaded == ["uni"] and predicted == [("sha-1", "sha-1")] * 2
     on_disk[0] = "sha-2"  # another release was installed while the worker was alive
     list(run_job(Job("predict", {"slide": "a.svs", "tuning": "sha-2.x", "out": "o"}), backbones=cache))
-    assert loaded == ["b", "b"] and predicted[-1] == ("sha-2", "sha-2") and len(cache) == 1
+    assert loaded == ["uni", "uni"] and predicted[-1] == ("sha-2", "sha-2") and len(cache) == 1
 
 
 def test_another_backbone_than_the_tunings_is_refused_before_its_weights_are_looked_for(
