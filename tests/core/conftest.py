@@ -34,6 +34,50 @@ KINDS: dict[str, dict[str, object]] = {
         "output_dim": 96,
         "takes_prompts": False,
     },
+    # The kinds below are for what works inside the blocks: other attention, other MLPs, other names.
+    "tower": {
+        "loader": "open_clip",
+        "architecture": "VisionTransformer",
+        "prefix_tokens": 1,
+        "pooling": "head",
+        "output_dim": 32,
+        "arguments": {
+            "image_size": 64,
+            "patch_size": 16,
+            "width": 48,
+            "layers": 3,
+            "heads": 3,
+            "mlp_ratio": 2.0,
+            "output_dim": 32,
+            "quick_gelu": False,
+        },
+    },
+    "gated": {
+        "architecture": "vit_tiny_patch16_224",
+        "prefix_tokens": 1,
+        "arguments": {**SMALL, "mlp_ratio": 2, "mlp_layer": "SwiGLUPacked", "act_layer": "SiLU", "init_values": 1.0},
+    },
+    "hugging": {
+        "loader": "transformers",
+        "architecture": "Dinov2WithRegistersModel",
+        "prefix_tokens": 5,
+        "arguments": {
+            "hidden_size": 48,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 3,
+            "mlp_ratio": 2,
+            "image_size": 64,
+            "patch_size": 16,
+            "num_register_tokens": 4,
+        },
+    },
+    "windowed": {
+        "architecture": "swin_tiny_patch4_window7_224",
+        "prefix_tokens": 0,
+        "arguments": {"img_size": 64, "embed_dim": 24, "depths": [1, 1], "num_heads": [2, 2], "window_size": 4},
+        "pooling": "gap",
+        "takes_prompts": False,
+    },
 }
 
 

@@ -148,7 +148,7 @@ METHODS = Table(
                 "level": "tile",
                 "needs_prompts": False,
                 "uses_text": False,
-                "holds": "the backbone's weights",
+                "holds": "backbone",
             },
         ),
         Entry(
@@ -162,7 +162,7 @@ METHODS = Table(
                 "level": "tile",
                 "needs_prompts": False,
                 "uses_text": False,
-                "holds": "a network of its own",
+                "holds": "network",
             },
         ),
         Entry(

@@ -208,14 +208,18 @@ def _scores(tuning: Tuning) -> str:
 
 
 def _licences(tuning: Tuning) -> str:
+    from pathotune.methods import METHODS
+
     backbone = tuning.backbone
+    holds = (METHODS[tuning.method].facts or {}).get("holds") if tuning.method in METHODS else None
+    needs = f"**{backbone['name']}** only ({backbone.get('source') or 'source not stated'})"
     lines = [
         "## Backbone and licences",
         "",
-        (
-            f"It works with the frozen backbone **{backbone['name']}** only "
-            f"({backbone.get('source') or 'source not stated'}), which is not in this file."
-        ),
+        {
+            "backbone": f"It was made from the backbone {needs}; all of its weights, changed, are in this file.",
+            "network": f"It has the architecture of {needs}, and weights of its own, which are in this file.",
+        }.get(str(holds), f"It works with the frozen backbone {needs}, which is not in this file."),
         "",
         f"- Licence of the backbone: {backbone.get('licence') or 'not stated'}",
         f"- Weights, SHA-256: `{backbone.get('sha256') or 'not stated'}`",
@@ -225,8 +229,11 @@ def _licences(tuning: Tuning) -> str:
             f"- Sentences were read by the text encoder {tuning.text_encoder['name']}{_licence_of_text(tuning)}"
         )
     lines.append(
-        "- This file holds only what was trained on top of it, and says nothing on who may use that: its maker does, "
-        "within the backbone's licence and what the slides' owners agreed to."
+        "- This file is a changed copy of the backbone: the backbone's licence is on it, beside what the slides' "
+        "owners agreed to."
+        if holds == "backbone"
+        else "- This file holds only what was trained on top of it, and says nothing on who may use that: its maker "
+        "does, within the backbone's licence and what the slides' owners agreed to."
     )
     if backbone.get("non_commercial"):
         lines.append("- The backbone's licence forbids commercial use; it may cover what is tuned on it too.")

@@ -33,7 +33,6 @@ class ScaleShift(Change):
     def forward(self, values: Tensor, output: Tensor) -> Tensor:
         """The output, scaled and shifted."""
         shape = (-1, *[1] * (output.ndim - 2)) if self.channels_first else (-1,)
-        # In float32, then rounded: a factor of 1.001 is 1 in bfloat16.
         changed = torch.addcmul(self.shift.view(shape), output, self.factor.view(shape))
         return changed.to(output.dtype)
 
