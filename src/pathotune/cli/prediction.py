@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pathotune.cli.slides_view import BAD, follow_slides, in_words, say_result
 from pathotune.cli.terminal import (
     DeviceOption,
     JsonOption,
@@ -24,38 +26,13 @@ from pathotune.cli.terminal import (
     say,
     set_loudness,
 )
-from pathotune.errors import (
-    FileMissing,
-    MissingPixelSize,
-    NotFinite,
-    OutputRefused,
-    PathotuneError,
-    SlideUnreadable,
-    StoreMismatch,
-    StoreUnreadable,
-    TooLittleMemory,
-    UsageError,
-)
+from pathotune.errors import UsageError
 
 if TYPE_CHECKING:
-    from pathotune.inference.inputs import SlideInput
+    from pathotune.execution.batch import Batch
 
 PREDICT_EXAMPLE = "Example: pathotune predict a.svs b.svs --tuning tumour.pathotune.safetensors --out results --json"
 EXPORT_EXAMPLE = "Example: pathotune export results/a.svs.tumour.pathotune.zarr --format geojson --out a.geojson"
-
-_BAD = ("failed", "needs_mpp")
-# Anything else is wrong with the tuning, the backbone or the options, and so for every slide.
-OF_ONE_SLIDE = (
-    FileMissing,
-    MissingPixelSize,
-    NotFinite,
-    OutputRefused,
-    SlideUnreadable,
-    StoreMismatch,
-    StoreUnreadable,
-    TooLittleMemory,
-)
-
 
 OutOption = Annotated[Path, typer.Option("--out", help="Folder for the prediction stores.")]
 SlidesArgument = Annotated[list[Path] | None, typer.Argument(metavar="[SLIDE…]", help="Slides, or folders of slides.")]
@@ -108,6 +85,18 @@ MismatchOption = Annotated[
         "beside (keep both).",
     ),
 ]
+PreflightOption = Annotated[
+    bool,
+    typer.Option(
+        "--preflight",
+        "--dry-run",
+        help="Only look: which slides open, their pixel size and tissue, and what time and room the run needs.",
+    ),
+]
+PseudonymsOption = Annotated[
+    bool,
+    typer.Option("--pseudonymise", help="No file name of a slide in stores, tables and pages; made from its pixels."),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -139,22 +128,29 @@ def predict(
     clinical: ClinicalOption = None,
     resume: ResumeOption = True,
     on_mismatch: MismatchOption = "refuse",
+    pseudonyms: PseudonymsOption = False,
+    preflight: PreflightOption = False,
     slide_mpp: SlideMppOption = None,
     json: JsonOption = False,
     verbose: VerboseOption = 0,
     quiet: QuietOption = False,
 ) -> None:
-    """Predict classes and attention of one or many slides."""
-    from pathotune.inference.inputs import collect_slides, plan_stores, take_part
+    """Predict classes and attention of one or many slides.
+
+    Several processes may share one --out, on one computer or many: each slide is done once. Run again to go on.
+    """
+    from pathotune.execution.batch import Batch
+    from pathotune.inference.inputs import collect_slides, part_slice, plan_stores, pseudonymised
     from pathotune.methods.checkpoint import Tuning
 
     set_loudness(verbose, quiet)
     loaded = Tuning.load(tuning)
-    found = take_part(collect_slides(slides or [], table=table, recursive=recursive, mpp=slide_mpp), part)
-    planned = plan_stores(found, loaded.name, out)
-    several = len(planned) > 1 or table is not None or part is not None
+    found = collect_slides(slides or [], table=table, recursive=recursive, mpp=slide_mpp)
+    if pseudonyms:
+        found = pseudonymised(found)
+    everything = plan_stores(found, loaded.name, out)
+    planned = dict(list(everything.items())[part_slice(part)])
     options = {
-        "tuning": str(tuning),
         "backbone": backbone,
         "weights": None if weights is None else str(weights),
         "device": device,
@@ -166,14 +162,15 @@ def predict(
         "attention": attention,
         "reliability": reliability,
         "features": features,
-        "features_folder": None if features_folder is None else str(features_folder),
-        "expression": None if expression is None else str(expression),
-        "clinical": None if clinical is None else str(clinical),
         "resume": resume,
         "on_mismatch": on_mismatch,
     }
-    summary = out / (f"slides-{part.replace('/', '-of-')}.csv" if part else "slides.csv") if several else None
-    results = _predict_all(planned, options, summary, list(loaded.class_names), quiet)
+    batch = Batch(planned, loaded, tuning, out, options, everything, part)
+    if preflight:
+        look(batch, json, quiet)
+        return
+    several = len(planned) > 1 or table is not None or part is not None
+    results = _run(batch, several, json, quiet)
     if json:
         print_json(results if several else results[0])
     code = exit_code([result["status"] for result in results])
@@ -185,67 +182,54 @@ def exit_code(statuses: list[str]) -> int:
     """The contract's exit code for what became of the slides."""
     if "cancelled" in statuses:
         return 130
-    bad = sum(status in _BAD for status in statuses)
+    bad = sum(status in BAD for status in statuses)
     return 0 if not bad else 1 if bad == len(statuses) else 3
 
 
-def _predict_all(
-    planned: dict[Path, SlideInput],
-    options: dict[str, Any],
-    summary: Path | None,
-    class_names: list[str],
-    quiet: bool,
-) -> list[dict[str, Any]]:
-    """One slide after the other; a slide that fails does not stop the next."""
-    from pathotune.execution.job import Job, run_job
-    from pathotune.inference.inputs import write_table
+def _run(batch: Batch, several: bool, json: bool, quiet: bool) -> list[dict[str, Any]]:
+    """One slide, or one after the other; a slide that fails does not stop the next."""
+    from pathotune.execution.batch import predict_many, predict_one
 
-    results: list[dict[str, Any]] = []
-    backbones: dict[str, Any] = {}
     with cancel_on_interrupt() as cancelled:
-        for store, slide in planned.items():
-            if cancelled():
-                break
-            job = Job(
-                "predict", {**options, "slide": str(slide.path), "out": str(store.parent), "slide_mpp": slide.mpp}
-            )
-            try:
-                result = follow(run_job(job, cancel=cancelled, backbones=backbones), quiet)
-            except OF_ONE_SLIDE as error:
-                say(f"pathotune: {error}")
-                result = _failure(slide.path, error)
-            results.append(result)
-            _say_result(result, quiet)
-            if summary is not None:
-                write_table(results, class_names, summary)
-    return results
+        if not several:
+            result = follow(predict_one(batch, cancel=cancelled), quiet)
+            for document in result["slides"]:
+                say_result(document, quiet)
+        else:
+            result = follow_slides(predict_many(batch, cancel=cancelled), live=not json, quiet=quiet)
+            if result.get("table"):
+                say(f"What became of each: {result['table']} and {Path(result['page']).name}", quiet)
+    slides: list[dict[str, Any]] = result["slides"]
+    return slides
 
 
-def _failure(slide: Path, error: PathotuneError) -> dict[str, Any]:
-    """The contract's document of a slide that could not be predicted."""
-    numbers = {"tiles": 0, "classes": {}, "score": None, "seconds": 0.0, "tiles_per_second": 0.0}
-    status = "needs_mpp" if isinstance(error, MissingPixelSize) else "failed"
-    return {
-        "slide": str(slide),
-        "store": None,
-        **numbers,
-        "peak_memory_mb": None,
-        "status": status,
-        "error": str(error),
-    }
+def look(batch: Batch, json: bool, quiet: bool) -> None:
+    """Print what a run would meet; exits 1 where no slide can be predicted, 3 where some cannot."""
+    from pathotune.execution.preflight import preflight
 
-
-def _say_result(result: dict[str, Any], quiet: bool) -> None:
-    if result["status"] in _BAD:
-        return
-    name = Path(result["slide"]).name
-    if result["status"] == "empty":
-        say(f"{name}: no tissue was found where you asked, so nothing was predicted.", quiet)
-        return
-    areas = ", ".join(f"{label} {area:.3g} mm²" for label, area in result["classes"].items())
-    rate = f", {result['tiles_per_second']:.1f} tiles/s" if result["tiles_per_second"] else ""
-    say(f"{name}: {result['status']}, {result['tiles']} tiles in {result['seconds']:.1f} s{rate}. {areas}", quiet)
-    say(f"  {result['store']}", quiet)
+    with cancel_on_interrupt() as cancelled:
+        result = follow(preflight(batch, cancel=cancelled), quiet)
+    if json:
+        print_json(result)
+    statuses = [row["status"] for row in result["slides"]]
+    for row in result["slides"]:
+        name = Path(row["slide"]).name
+        if row["status"] in BAD:
+            say(f"{name}: {row['status']}. {row['error']}")
+        elif row["status"] != "done":
+            need = "" if row["seconds"] is None else f", about {in_words(row['seconds'])}, {row['megabytes']:.1f} MB"
+            facts = f"{row['mpp']:.3g} µm per pixel, {row['tissue_mm2']:.3g} mm² of tissue"
+            say(f"{name}: {row['status']}, {facts}, {row['tiles']} tiles{need}", quiet)
+    counts = ", ".join(f"{count} {status}" for status, count in Counter(statuses).items())
+    need = ""
+    if result["seconds"] is not None:
+        need = f": about {in_words(result['seconds'])} and {result['megabytes']:.0f} MB with one process here"
+    say(f"{len(statuses)} slides ({counts}), {result['tiles']} tiles to predict{need}.", quiet)
+    if result["problem"]:
+        say(result["problem"])
+    code = exit_code(statuses)
+    if code:
+        raise typer.Exit(code)
 
 
 @contextlib.contextmanager

@@ -79,7 +79,7 @@ def follow(stream: Iterable[events.Event], quiet: bool = False) -> dict[str, Any
             if isinstance(event, events.Finished):
                 result = event.result
             elif isinstance(event, events.Failed):
-                raise _as_error(event)
+                raise as_error(event)
             else:
                 _draw(event, progress, console, bars)
     return result
@@ -103,7 +103,8 @@ def _draw(event: events.Event, progress: Progress, console: Any, bars: dict[str,
         console.print(event.text, style="yellow" if event.level == "warning" else "", highlight=False)
 
 
-def _as_error(event: events.Failed) -> errors.PathotuneError:
+def as_error(event: events.Failed) -> errors.PathotuneError:
+    """The error that a `Failed` event stands for."""
     cls = getattr(errors, event.kind, errors.PathotuneError)
     error: errors.PathotuneError = cls.__new__(cls)
     Exception.__init__(error, event.text)

@@ -216,23 +216,38 @@ def overlay_picture(
     longest_px : longer side of the slide in the picture.
     abstain_below : as in `decided`.
     """
+    found = decided(store, abstain_below)
+    picture = blended_picture(store, slide, longest_px, found)
+    return _with_legend(picture, store, found, _um_per_px(store, longest_px))
+
+
+def _um_per_px(store: PredictionStore, longest_px: int) -> float:
+    """Micrometres that a pixel of a picture of the whole slide stands for."""
+    facts, mpp = store.attrs["slide"], store.grid.mpp
+    return float(max(facts["width_px0"] * mpp[0], facts["height_px0"] * mpp[1])) / longest_px
+
+
+def blended_picture(
+    store: PredictionStore, slide: Slide | None, longest_px: int = PICTURE_PX, found: Decided | None = None
+) -> Picture:
+    """The classes over the slide's thumbnail, and nothing else; arguments as in `overlay_picture`."""
     from PIL import Image
 
     facts, mpp = store.attrs["slide"], store.grid.mpp
-    um = facts["width_px0"] * mpp[0], facts["height_px0"] * mpp[1]
-    um_per_px = max(um) / longest_px
-    size = max(1, round(um[0] / um_per_px)), max(1, round(um[1] / um_per_px))
+    um_per_px = _um_per_px(store, longest_px)
+    size = tuple(
+        max(1, round(facts[name] * mpp[axis] / um_per_px)) for axis, name in enumerate(("width_px0", "height_px0"))
+    )
     if slide is None:
-        ground = Image.new("RGB", size, "white")
+        ground = Image.new("RGB", (size[0], size[1]), "white")
     else:
-        ground = Image.fromarray(slide.thumbnail(longest_px)).convert("RGB").resize(size)
-    found = decided(store, abstain_below)
-    labels = _labels_at(store, found, size, um_per_px)
+        ground = Image.fromarray(slide.thumbnail(longest_px)).convert("RGB").resize((size[0], size[1]))
+    found = decided(store) if found is None else found
+    labels = _labels_at(store, found, (size[0], size[1]), um_per_px)
     colors = np.array([(255, 255, 255), *(rgb(entry) for entry in found.entries)], np.float32)
     pixels = np.asarray(ground, np.float32)
     share = OPACITY * (labels > 0)[..., None]
-    blended = pixels * (1 - share) + colors[labels] * share
-    return _with_legend(Image.fromarray(blended.round().astype(np.uint8)), store, found, um_per_px)
+    return Image.fromarray((pixels * (1 - share) + colors[labels] * share).round().astype(np.uint8))
 
 
 def _labels_at(store: PredictionStore, found: Decided, size: tuple[int, int], um_per_px: float) -> NDArray[np.uint8]:

@@ -6,11 +6,12 @@ import csv
 import io
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pathotune.errors import FileMissing, NoTiles, OutputRefused, TableUnreadable, UsageError
+from pathotune.errors import FileMissing, NoTiles, OutputRefused, PathotuneError, TableUnreadable, UsageError
 from pathotune.inference.predictions import SUFFIX, store_path
 
 SLIDE_ENDINGS = (
@@ -27,11 +28,18 @@ class SlideInput:
     path : the slide.
     folder : where below the results folder its store goes (the subfolder it was found in).
     mpp : its stated pixel size, or None.
+    name : a pseudonym that stands for its file name in everything that is written; "" for none.
     """
 
     path: Path
     folder: Path = Path()
     mpp: float | None = None
+    name: str = ""
+
+    @property
+    def called(self) -> str:
+        """What results call it: its path, or its pseudonym."""
+        return self.name or str(self.path)
 
 
 def collect_slides(
@@ -111,19 +119,40 @@ def _of_table(table: Path, mpp: float | None) -> list[SlideInput]:
     return found
 
 
-def take_part(slides: Sequence[SlideInput], part: str | None) -> list[SlideInput]:
-    """The slides of part "I/N", counted from 1; each slide is in exactly one part.
+def part_slice(part: str | None) -> slice:
+    """Which of a list part "I/N" is, counted from 1: every Nth; each is in exactly one part.
 
     Raises
     ------
     UsageError : not of that form, or out of range.
     """
     if part is None:
-        return list(slides)
+        return slice(None)
     first, _, second = part.partition("/")
     if not (first.isdecimal() and second.isdecimal() and 1 <= int(first) <= int(second)):
         raise UsageError(f"--part {part!r} is not of the form I/N with 1 <= I <= N, for example 2/8.")
-    return list(slides)[int(first) - 1 :: int(second)]
+    return slice(int(first) - 1, None, int(second))
+
+
+def pseudonymised(slides: Sequence[SlideInput]) -> list[SlideInput]:
+    """The slides under pseudonyms made from their pixels, so that the same slide has the same one everywhere.
+
+    Subfolders may carry names too, so all stores go into one folder. A slide that cannot be opened is numbered.
+    """
+    from pathotune.slides import open_slide
+    from pathotune.training.record import pseudonym
+
+    def name(numbered: tuple[int, SlideInput]) -> str:
+        number, item = numbered
+        try:
+            with open_slide(item.path, mpp=item.mpp) as slide:
+                return pseudonym(slide.fingerprint)
+        except PathotuneError:
+            return f"slide-unreadable-{number}"
+
+    with ThreadPoolExecutor(4) as pool:
+        names = list(pool.map(name, enumerate(slides, start=1)))
+    return [replace(item, name=found, folder=Path()) for item, found in zip(slides, names, strict=True)]
 
 
 def plan_stores(slides: Iterable[SlideInput], tuning_name: str, out: Path) -> dict[Path, SlideInput]:
@@ -136,7 +165,7 @@ def plan_stores(slides: Iterable[SlideInput], tuning_name: str, out: Path) -> di
     planned: dict[Path, SlideInput] = {}
     names: dict[str, Path] = {}
     for slide in slides:
-        path = store_path(slide.path, tuning_name, out / slide.folder)
+        path = store_path(slide.name or slide.path, tuning_name, out / slide.folder)
         # Some file systems see no difference between capitals and small letters.
         key = os.path.normcase(str(path)).lower()
         if key in names:

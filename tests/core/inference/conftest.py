@@ -67,6 +67,7 @@ def model(monkeypatch: pytest.MonkeyPatch) -> Iterator[BrightnessModel]:
     """The model every prediction of the test uses."""
     model = BrightnessModel(StubBackbone())
     monkeypatch.setattr("pathotune.backbones.load_backbone", lambda name, **options: model.backbone)
+    monkeypatch.setattr("pathotune.methods.fitting.backbone_to_load", lambda tuning, given=None: "stub")
     monkeypatch.setattr("pathotune.methods.build_model", lambda tuning, backbone: model)
     yield model
 

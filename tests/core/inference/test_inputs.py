@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from pathotune.cli import app
 from pathotune.cli.prediction import exit_code
 from pathotune.errors import FileMissing, NoTiles, TableUnreadable, UsageError
-from pathotune.inference.inputs import collect_slides, plan_stores, take_part
+from pathotune.inference.inputs import collect_slides, part_slice, plan_stores
 
 
 def touch(*paths: Path) -> None:
@@ -46,11 +46,11 @@ def test_two_slides_for_one_store_are_refused(tmp_path: Path) -> None:
 def test_parts_share_the_work(tmp_path: Path) -> None:
     touch(*(tmp_path / f"{number}.svs" for number in range(7)))
     slides = collect_slides([tmp_path])
-    parts = [take_part(slides, f"{index}/3") for index in (1, 2, 3)]
+    parts = [slides[part_slice(f"{index}/3")] for index in (1, 2, 3)]
     assert sorted(slide.path for part in parts for slide in part) == sorted(slide.path for slide in slides)
     for wrong in ("0/3", "4/3", "1", "a/b", "-1/2"):
         with pytest.raises(UsageError, match="I/N"):
-            take_part(slides, wrong)
+            part_slice(wrong)
 
 
 def test_a_table_of_slides(tmp_path: Path) -> None:
