@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -12,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pathotune.datasets.genes import gene_likeness, harmonised, named
+from pathotune.datasets.matrixtext import layout_of, rows_of
 from pathotune.errors import FileMissing, MissingPackage, TableUnreadable, TuningUnreadable
 
 Scale = Literal["counts", "linear", "log"]
 LOG_CEILING = 40.0  # log2 of more than 10^12: no table of logarithms goes above it, and every linear one does
 SAMPLED_ROWS = 200
-LOOKED_AT = 10  # rows whose every cell is looked at, to tell words from numbers
 BLOCK_COLUMNS = 2048
 SYMBOL_COLUMNS = ("gene_symbols", "gene_symbol", "symbol", "feature_name", "gene_name", "gene_names", "hgnc_symbol")
 ID_COLUMNS = ("gene_ids", "gene_id", "ensembl_id", "ensembl")
@@ -100,7 +99,9 @@ class Expression:
 # -- reading ----------------------------------------------------------------------------------------------------------
 
 
-def read_expression(path: str | Path, *, samples: Iterable[str] = ()) -> Expression:
+def read_expression(
+    path: str | Path, *, samples: Iterable[str] = (), only: Callable[[str], bool] | None = None
+) -> Expression:
     """Read a table of expression, whichever way round it stands.
 
     Parameters
@@ -109,6 +110,7 @@ def read_expression(path: str | Path, *, samples: Iterable[str] = ()) -> Express
         hold words are left out.
     samples : names that are known to be samples (a cohort's); they decide what is a row, before any guess by the names
         of genes.
+    only : says of a sample's name whether it is wanted; the others take no memory.
 
     Returns
     -------
@@ -124,172 +126,34 @@ def read_expression(path: str | Path, *, samples: Iterable[str] = ()) -> Express
     if not path.is_file():
         raise FileMissing(path, "expression table")
     if path.suffix.lower() in {".h5ad", ".h5"}:
-        return _read_h5ad(path)
-    return _read_text(path, frozenset(samples))
+        made = _read_h5ad(path)
+        return made if only is None else made.take(row for row, name in enumerate(made.samples) if only(name))
+    return _read_text(path, frozenset(samples), only or (lambda name: True))
 
 
-@dataclass(frozen=True)
-class _Layout:
-    """What the first lines of a text table say of the rest."""
-
-    delimiter: str
-    header: list[str]  # one name for each cell of a row, the row names' column included
-    skipped: int  # lines above and with the header
-    rows: int
-    first_names: list[str]
-    numeric: list[int]  # cells of a row that hold numbers
-    words: list[str]  # names of the columns that do not
-
-
-def _open(path: Path) -> Any:
-    import gzip
-
-    with path.open("rb") as file:
-        zipped = file.read(2) == b"\x1f\x8b"
-    return gzip.open(path, "rb") if zipped else path.open("rb")
-
-
-def _read_text(path: Path, samples: frozenset[str]) -> Expression:
-    layout = _layout(path)
+def _read_text(path: Path, samples: frozenset[str], only: Callable[[str], bool]) -> Expression:
+    layout = layout_of(path)
     header = [layout.header[index] for index in layout.numeric]
     genes_in_columns, said = _genes_are_columns(header, layout.first_names, samples)
+    wanted = [index for index, name in enumerate(header) if genes_in_columns or only(name)]
+    header = [header[index] for index in wanted]
     shape = (layout.rows, len(header)) if genes_in_columns else (len(header), layout.rows)
-    values = np.empty(shape, dtype=np.float32)
-    names = []
-    for row, (name, numbers) in enumerate(_rows(path, layout)):
-        names.append(name)
+    values = np.empty(shape, dtype=np.float32)  # what is never written to takes no memory
+    names: list[str] = []
+    for name, numbers in rows_of(path, layout):
+        if genes_in_columns and not only(name):
+            continue
         if genes_in_columns:
-            values[row] = numbers
+            values[len(names)] = numbers
         else:
-            values[:, row] = numbers
+            values[:, len(names)] = numbers[wanted]
+        names.append(name)
+    values = values[: len(names)] if genes_in_columns else values
     warnings = list(said)
     if layout.words:
         warnings.append(f"{path.name}: columns that hold no numbers were left out: {named(layout.words)}.")
     rows, columns = (names, header) if genes_in_columns else (header, names)
     return _made(values, rows, columns, (), path, warnings)
-
-
-def _layout(path: Path) -> _Layout:
-    """Look through the file once: delimiter, header, number of rows, and which columns hold numbers."""
-    head: list[str] = []
-    skipped = rows = 0
-    delimiter = ","
-    first: list[list[str]] = []
-    with _open(path) as file:
-        for line in file:
-            if b"\x00" in line[:1000]:
-                raise TableUnreadable(f"{path.name} is not a text table; give .csv, .tsv (also .gz) or .h5ad.")
-            if not head:
-                skipped += 1
-                text = _text(line)
-                # GCT files begin with a version and a line of their size.
-                if not text.strip() or text.startswith("#") or (skipped == 2 and text.replace("\t", "").isdigit()):
-                    continue
-                delimiter = max("\t,;", key=text.count)
-                head = _cells(text, delimiter)
-                continue
-            if line.strip():
-                rows += 1
-                if rows <= LOOKED_AT:
-                    first.append(_cells(_text(line), delimiter))
-                elif rows <= SAMPLED_ROWS:
-                    first.append([_text(line).partition(delimiter)[0].strip().strip('"')])
-    if not first:
-        raise TableUnreadable(
-            f"{path.name} has no rows of numbers; it needs a header and a row for each sample or gene."
-        )
-    if len(first[0]) == len(head) + 1:  # as R writes it: no name above the row names
-        head = ["", *head]
-    numeric = [
-        index
-        for index in range(1, len(head))
-        if head[index].casefold() != "description" and not any(_is_word(cells, index) for cells in first[:LOOKED_AT])
-    ]
-    if not numeric:
-        raise TableUnreadable(
-            f"{path.name} holds no column of numbers behind its first one; is it an expression table?"
-        )
-    of_numbers = set(numeric)
-    words = [head[index] for index in range(1, len(head)) if index not in of_numbers]
-    return _Layout(delimiter, head, skipped, rows, [cells[0] for cells in first], numeric, words)
-
-
-def _text(line: bytes) -> str:
-    try:
-        return line.decode("utf-8-sig").rstrip("\r\n")
-    except UnicodeDecodeError:
-        return line.decode("cp1252", errors="replace").rstrip("\r\n")
-
-
-def _cells(text: str, delimiter: str) -> list[str]:
-    if '"' in text:
-        import csv
-
-        return [cell.strip() for cell in next(csv.reader([text], delimiter=delimiter))]
-    return [cell.strip() for cell in text.split(delimiter)]
-
-
-MISSING = frozenset({"", "na", "nan", "null", "none", "n/a"})
-
-
-def _is_word(cells: list[str], index: int) -> bool:
-    """Whether a cell holds what is neither a number nor a missing value."""
-    if index >= len(cells) or cells[index].casefold() in MISSING:
-        return False
-    try:
-        float(cells[index])
-    except ValueError:
-        return True
-    return False
-
-
-def _rows(path: Path, layout: _Layout) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    """Name and numbers of each row; a line that is not plain numbers is read cell by cell."""
-    wanted = len(layout.header)
-    contiguous = len(layout.numeric) == wanted - 1
-    with _open(path) as file:
-        for _ in range(layout.skipped):
-            next(file)
-        number = layout.skipped
-        for line in file:
-            number += 1
-            if not line.strip():
-                continue
-            text = _text(line)
-            name, _, rest = text.partition(layout.delimiter)
-            numbers = _fast(rest, layout.delimiter, wanted - 1) if contiguous and '"' not in text else None
-            if numbers is None:
-                cells = _cells(text, layout.delimiter)
-                if len(cells) != wanted:
-                    raise TableUnreadable(
-                        f"{path.name}, line {number}: {len(cells)} cells, but the header has {wanted} columns; "
-                        "save the table again."
-                    )
-                name = cells[0]
-                numbers = np.asarray([_number(cells[i], path, number) for i in layout.numeric], dtype=np.float32)
-            yield name.strip(), numbers
-
-
-def _fast(text: str, delimiter: str, wanted: int) -> NDArray[np.float32] | None:
-    """The numbers of a line as numpy parses them, or None where that does not give exactly `wanted`."""
-    import warnings
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        try:
-            numbers = np.fromstring(text, dtype=np.float32, sep=delimiter)
-        except (ValueError, DeprecationWarning):
-            return None
-    return numbers if len(numbers) == wanted else None
-
-
-def _number(cell: str, path: Path, line: int) -> float:
-    if cell.casefold() in MISSING:
-        return math.nan
-    try:
-        return float(cell)
-    except ValueError:
-        raise TableUnreadable(f"{path.name}, line {line}: {cell!r} is not a number.") from None
 
 
 def _genes_are_columns(header: list[str], rows: list[str], samples: frozenset[str]) -> tuple[bool, list[str]]:
@@ -356,6 +220,12 @@ def _made(
         values, tuple(rows), tuple(genes), tuple(harmonised(i) for i in ids), source=str(path), warnings=tuple(said)
     )
     return made if len(set(genes)) == len(genes) else _merged(made, path)
+
+
+def renamed(expression: Expression, genes: Sequence[str]) -> Expression:
+    """The same with other names for the genes (in their order); genes that now share a name are merged."""
+    made = replace(expression, genes=tuple(genes))
+    return made if len(set(genes)) == len(genes) else _merged(made, Path(expression.source))
 
 
 def _merged(expression: Expression, path: Path) -> Expression:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pathotune.datasets.expression import GeneScaler, read_expression, variable_genes
+from pathotune.datasets.expression import Expression, GeneScaler, read_expression, renamed, variable_genes
 from pathotune.datasets.genes import gene_likeness, harmonised
 from pathotune.errors import FileMissing, TableUnreadable, TuningUnreadable
 
@@ -185,3 +185,26 @@ def test_real_spots(shared_data: Path) -> None:
         pytest.skip("her2st is not on this machine")
     read = read_expression(path)
     assert read.samples[0] == "10x21" and "ERBB2" in read.genes and len(read) == 187 and read.scale == "counts"
+
+
+@pytest.mark.parametrize("genes_in_columns", [True, False])
+def test_only_the_samples_that_are_wanted_are_kept(tmp_path: Path, genes_in_columns: bool) -> None:
+    genes, samples = ["TP53", "ERBB2", "ACTB"], [f"TCGA-AA-000{number}-01" for number in range(4)]
+    values = np.arange(12).reshape(4, 3) / 2
+    rows, columns, table = (samples, genes, values) if genes_in_columns else (genes, samples, values.T)
+    text = "\t".join(["name", *columns]) + "\n"
+    text += "".join("\t".join([name, *map(str, row)]) + "\n" for name, row in zip(rows, table, strict=True))
+    path = tmp_path / "table.tsv"
+    path.write_text(text)
+    kept = read_expression(path, only=lambda name: name.endswith(("1-01", "3-01")))
+    assert kept.samples == (samples[1], samples[3]) and kept.genes == tuple(genes)
+    assert np.array_equal(kept.values, values[[1, 3]])
+    assert len(read_expression(path, only=lambda name: False)) == 0
+
+
+def test_genes_get_other_names_and_meet(tmp_path: Path) -> None:
+    table = Expression(np.array([[1.0, 2.0, 30.5]], dtype=np.float32), ("s",), ("A", "B", "C"))
+    assert renamed(table, ["X", "Y", "Z"]).genes == ("X", "Y", "Z")
+    met = renamed(table, ["X", "Y", "X"])
+    assert met.genes == ("X", "Y") and met.values[0, 0] in (31.5, 15.75)
+    assert any("name of another gene" in text for text in met.warnings)
