@@ -206,6 +206,23 @@ class Session:
             camera = compat.camera(self.viewer)
             camera.center = (*camera.center[:-2], float(centre[-2]), float(centre[-1]))
 
+    def look_at_box(self, slide_path: str, box_px0: Box) -> bool:
+        """Move the view to a box of a slide, with some of what lies around it, and say whether the slide is open.
+
+        Parameters
+        ----------
+        box_px0 : (x, y, width, height) in level-0 pixels; a point still has a view.
+        """
+        layer = next((one for one in self.slide_layers if same_path(facts(one)["path"], slide_path)), None)
+        if layer is None:
+            return False
+        self.activate(layer)
+        x, y, width, height = box_px0
+        self.look_at(x + width / 2, y + height / 2)
+        extent_um = max(abs(part) * side for part, side in zip(layer.scale[-2:], (height, width), strict=True))
+        compat.camera(self.viewer).zoom = min(min(compat.canvas_size(self.viewer)) / max(4 * extent_um, 200.0), 4.0)
+        return True
+
     def look_at_all(self) -> None:
         """Show the whole active slide, with a little glass around it."""
         layer = self.active_layer

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,9 +19,10 @@ from qtpy.QtWidgets import (
 from napari_pathotune import compat
 from napari_pathotune.drawing_board import board_of
 from napari_pathotune.layers import DEFAULT_COLOR, facts, rgb
+from napari_pathotune.plan import SUFFIX, TuningPlan
 from napari_pathotune.reader import results_folder
 from napari_pathotune.session import JobState, Session
-from napari_pathotune.widgets.parts import Card, Fold, button, clear, combo, named, text_label, thousands
+from napari_pathotune.widgets.parts import Card, Fold, button, clear, combo, folded, named, text_label, thousands
 from napari_pathotune.widgets.regions import RegionsPanel
 from napari_pathotune.widgets.regions_preflight import PreflightCounter, PreflightTable, Question, tiles_per_class
 from napari_pathotune.widgets.suggest import SuggestPanel
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from pathotune.training.preflight import Estimate, Preflight
 
 OWN_CLASSES = ""
-SUFFIX = ".pathotune.safetensors"
 
 
 class TunePanel(QWidget):
@@ -48,10 +47,9 @@ class TunePanel(QWidget):
     def __init__(self, session: Session, runner: JobRunner) -> None:
         super().__init__()
         self.session, self.runner, self.board = session, runner, board_of(session)
+        self.plan = TuningPlan(session, self.board)
         self.preflight: Preflight | None = None
         self.out = ""
-        self._left_out: set[str] = set()
-        self._frozen: list[str] = []
         self.slides = QVBoxLayout()
         self.regions = RegionsPanel(session, self.board)
         self.task = combo("Task", "What the classes mean: names, colours, and the sentences the model reads.")
@@ -158,6 +156,7 @@ class TunePanel(QWidget):
             signal.connect(self._on_slides_changed)
         self.session.drawings_changed.connect(self.refresh)
         self.board.changed.connect(self.refresh)
+        self.session.tuning_changed.connect(self._on_tuning_changed)
         self.session.job_changed.connect(self._on_job_changed)
         self.session.event_taken.connect(self._on_event)
         self.counter.counted.connect(self._on_counted)
@@ -170,6 +169,7 @@ class TunePanel(QWidget):
         self.destroyed.connect(self.counter.close)
         self.destroyed.connect(self.result.close_reading)
         self._on_task_changed()
+        self._on_tuning_changed()
         self._list_slides()
 
     def event(self, event: Any) -> bool:
@@ -192,7 +192,7 @@ class TunePanel(QWidget):
 
     def refresh(self) -> None:
         """Say how much is drawn and what is missing; tiles are counted a moment later."""
-        drawn = self.drawn()
+        drawn = self.plan.drawn()
         count = sum(number for _, number in drawn.values())
         self.step_regions.say(f"{thousands(count)} in {len(drawn)} classes" if drawn else "")
         self.name.setPlaceholderText(self.suggested_name())
@@ -206,56 +206,18 @@ class TunePanel(QWidget):
             path, slide = facts(layer)["path"], facts(layer)["slide"]
             box = QCheckBox(slide.name)
             named(box, f"Train on {slide.name}", f"Learn from the regions of {slide.name}.")
-            box.setChecked(path not in self._left_out)
+            box.setChecked(self.plan.is_chosen(path))
             box.setVisible(True)
             box.toggled.connect(lambda on, path=path: self._on_slide_toggled(path, on))
             self.slides.addWidget(box)
         if not layers:
             self.slides.addWidget(text_label("Open a slide: drop it on the window."))
-        chosen = len(self.chosen_layers())
+        chosen = len(self.plan.layers)
         self.step_slides.say(f"{chosen} of {len(layers)} chosen" if len(layers) > 1 else "")
-
-    def chosen_layers(self) -> list[Any]:
-        """The slides to learn from."""
-        if self.session.viewer is None:
-            return []  # a timer that runs out after the viewer was closed
-        return [layer for layer in self.session.slide_layers if facts(layer)["path"] not in self._left_out]
-
-    def drawn(self) -> dict[str, tuple[tuple[int, int, int], int]]:
-        """Colour and number of regions of each drawn class of the chosen slides; classes ending in * do not count."""
-        found: dict[str, tuple[tuple[int, int, int], int]] = {}
-
-        def add(name: str | None, color: tuple[int, int, int], count: int) -> None:
-            if name and not name.endswith("*"):
-                earlier = found.get(name, (color, 0))
-                found[name] = (earlier[0], earlier[1] + count)
-
-        for layer in self.chosen_layers():
-            document = self.board.of(layer).document
-            for one in document.palette:
-                if one.name in document.counts:
-                    add(one.name, one.color, document.counts[one.name].regions)
-            for other in self.board.other_layers(layer):
-                for name, color in class_of_shapes(other):
-                    add(name, color, 1)
-        return found
 
     def missing(self) -> str:
         """What a tuning still needs, as a sentence; empty where it can start."""
-        layers = self.chosen_layers()
-        if not self.session.slide_layers:
-            return "Open a slide first."
-        if not layers:
-            return "Choose at least one slide above."
-        silent = [facts(layer)["slide"].name for layer in layers if facts(layer)["slide"].mpp is None]
-        if silent:
-            return f"State the slide's pixel size above first ({silent[0]})."
-        if len(self.drawn()) < 2:
-            return "Draw regions of at least two classes."
-        card = self.setup.card
-        if card is not None and not card.loadable:
-            return f"{card.title} cannot be loaded yet: {card.reason}"
-        return ""
+        return self.plan.missing(self.setup.card)
 
     def _say_missing(self) -> None:
         missing = self.missing()
@@ -268,25 +230,16 @@ class TunePanel(QWidget):
     # -- before it starts
 
     def _to_count(self) -> Question:
-        """What the counter works on: snapshots, which drawing on does not touch."""
-        from pathotune.training.preflight import SlideFacts
-
-        slides = []
-        for layer in self.chosen_layers():
-            slide = facts(layer)["slide"]
-            if slide.mpp is not None:
-                size = (float(slide.width_px0), float(slide.height_px0))
-                known = SlideFacts(size, (slide.mpp.x, slide.mpp.y))
-                slides.append((self.board.regions_of(layer), known))
-        return Question(slides, self.setup.reading, self.setup.training_config())
+        """What the counter works on."""
+        return Question(self.plan.snapshot(), self.setup.reading, self.setup.training_config())
 
     def _on_counted(self, preflight: Preflight) -> None:
         if self.session.viewer is None:
             return  # counted when the viewer was closed
         self.preflight = preflight
         self.regions.show_tiles(tiles_per_class(preflight))
-        colors = {name: color for name, (color, _) in self.drawn().items()}
-        self.table.show_rows(preflight.regions, colors, len(self.chosen_layers()) > 1)
+        colors = {name: color for name, (color, _) in self.plan.drawn().items()}
+        self.table.show_rows(preflight.regions, colors, len(self.plan.layers) > 1)
         unused = sum(not row.tiles for row in preflight.regions)
         self.preflight_fold.setVisible(bool(preflight.regions))
         self.preflight_fold.head.setText("What each region gives" + (f" ({unused} give nothing)" if unused else ""))
@@ -343,7 +296,7 @@ class TunePanel(QWidget):
         self.runner.submit(Job("probe", arguments), "", "Trying how fast this machine is…")
 
     def _on_region_chosen(self, slide: int, region: int) -> None:
-        layers = self.chosen_layers()
+        layers = self.plan.layers
         if slide >= len(layers):
             return
         regions = self.board.regions_of(layers[slide])
@@ -353,21 +306,8 @@ class TunePanel(QWidget):
 
     def go_to(self, slide_path: str, box_px0: tuple[float, float, float, float]) -> None:
         """Move the view to a box (x, y, width, height in level-0 pixels) of an open slide."""
-        layers = [layer for layer in self.session.slide_layers if Path(facts(layer)["path"]) == Path(slide_path)]
-        if not layers:
+        if not self.session.look_at_box(slide_path, box_px0):
             compat.show_info(f"{Path(slide_path).name} is not open.")
-            return
-        layer = layers[0]
-        self.session.activate(layer)
-        x, y, width, height = box_px0
-        top_left = layer.data_to_world((y - 0.5, x - 0.5))
-        bottom_right = layer.data_to_world((y + height - 0.5, x + width - 0.5))
-        camera = compat.camera(self.session.viewer)
-        centre = [(low + high) / 2 for low, high in zip(top_left, bottom_right, strict=True)]
-        camera.center = (*camera.center[: -len(centre)], *centre) if len(camera.center) > len(centre) else tuple(centre)
-        extent = max(abs(high - low) for low, high in zip(top_left, bottom_right, strict=True))
-        # Some of what lies around is shown too, and a point still has a view.
-        camera.zoom = min(canvas_px(self.session.viewer) / max(4 * extent, 200.0), 4.0)
 
     # -- tuning
 
@@ -387,7 +327,7 @@ class TunePanel(QWidget):
         self.runner.submit(job, facts(self.session.active_layer)["path"], "Starting to tune…")
 
     def job(self, continue_from: str = "") -> Any:
-        """The tuning as data; the regions are written into NAME.session beside the file to come.
+        """The tuning as data, as `TuningPlan.job` makes it.
 
         Parameters
         ----------
@@ -398,44 +338,22 @@ class TunePanel(QWidget):
         UsageError : an option's field holds no usable value.
         OutputRefused : the results folder cannot be written to.
         """
-        from pathotune.errors import OutputRefused
-        from pathotune.execution.job import Job
-        from pathotune.regions import write_regions
-
-        config, training = self.setup.config(), self.setup.training()
-        out = free_path(self.name.text().strip() or self.suggested_name())
-        folder = out.with_name(f"{out.name.removesuffix(SUFFIX)}.session")
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputRefused(
-                f"The results folder {str(out.parent)!r} cannot be written to ({error.strerror or error}); choose "
-                "another one under Preferences, PathoTune."
-            ) from error
-        sources = []
-        for number, layer in enumerate(self.chosen_layers()):
-            slide = facts(layer)["slide"]
-            name = f"{slide.path.name}.geojson" if number == 0 else f"{number + 1} {slide.path.name}.geojson"
-            path = write_regions(self.board.regions_of(layer), folder / name, slide)
-            source: dict[str, Any] = {"slide": str(slide.path), "regions": str(path)}
-            if slide.mpp is not None and slide.mpp.source == "stated":
-                source["slide_mpp"] = slide.mpp.mean
-            sources.append(source)
         arguments = {
-            "sources": sources,
             "method": self.setup.method.currentData(),
-            "config": config,
+            "config": self.setup.config(),
             "backbone": self.setup.backbone.currentData(),
-            "training": training,
+            "training": self.setup.training(),
             "task": self.task.currentData() or None,
-            "out": str(out),
         }
-        return Job("tune", {**arguments, **({"continue_from": continue_from} if continue_from else {})})
+        return self.plan.job(self.wanted_name(), arguments, continue_from)
+
+    def wanted_name(self) -> str:
+        """The name that was typed, else one from the task or the drawn classes and the backbone."""
+        return self.name.text().strip() or self.suggested_name()
 
     def suggested_name(self) -> str:
-        """A name for the tuning from the task or the drawn classes and the backbone."""
-        task = self.task.currentData() or "-".join(list(self.drawn())[:3]).lower()
-        return re.sub(r"[^\w.-]+", "-", f"{task} {self.setup.backbone.currentData()}").strip("-")
+        """A name for who types none."""
+        return self.plan.suggested_name(self.task.currentData() or "", str(self.setup.backbone.currentData()))
 
     def write_job(self, path: Path) -> None:
         """Write the tuning as it would start now; its regions are frozen beside the tuning to be."""
@@ -450,7 +368,7 @@ class TunePanel(QWidget):
     # -- slots
 
     def _on_save_job_clicked(self) -> None:
-        start = results_folder() / f"{self.name.text().strip() or self.suggested_name()}.yaml"
+        start = results_folder() / f"{self.wanted_name()}.yaml"
         chosen, _ = QFileDialog.getSaveFileName(self, "Save as job", str(start), "Jobs (*.yaml)")
         if chosen:
             self.write_job(Path(chosen))
@@ -462,7 +380,7 @@ class TunePanel(QWidget):
         self.refresh()
 
     def _on_slide_toggled(self, path: str, on: bool) -> None:
-        self._left_out = self._left_out - {path} if on else self._left_out | {path}
+        self.plan.choose(path, on)
         self.counter.start()
         self._say_missing()
 
@@ -520,16 +438,31 @@ class TunePanel(QWidget):
             return
         self._show_result(job.result)
 
+    def _go_on_from(self, out: str) -> None:
+        """Continue and "Tune again" go on from this file: the last that was made or opened."""
+        self.out = out
+        self.again.setVisible(bool(out))
+        name = Path(out).name.removesuffix(SUFFIX)
+        self.again.setToolTip(folded(f"Go on from {name} with the regions as they are now, by its own method."))
+
+    def _on_tuning_changed(self) -> None:
+        from pathotune.methods import level_of
+
+        tuning = self.session.tuning
+        if tuning is not None and tuning.path is not None and level_of(tuning.method) == "tile":
+            self._go_on_from(str(tuning.path))
+        elif tuning is None and self.out and not Path(self.out).exists():
+            self._go_on_from("")  # its file was put into the trash
+
     def _show_result(self, result: dict[str, Any]) -> None:
-        self.out = str(result.get("out") or "")
-        self.again.setVisible(bool(self.out))
-        colors = {name: color for name, (color, _) in self.drawn().items()}
+        self._go_on_from(str(result.get("out") or ""))
+        colors = {name: color for name, (color, _) in self.plan.drawn().items()}
         self.result.show_result(result, colors)
         self.result.setVisible(True)
         self.step_result.setVisible(True)
 
     def _on_suggest_possible(self, possible: bool) -> None:
-        self.step_result.setVisible(possible or bool(self.out))
+        self.step_result.setVisible(possible or bool(self.result.result))
 
     # Names that scripts and tests have used since the first version.
 
@@ -557,30 +490,3 @@ class TunePanel(QWidget):
     def training_form(self) -> Any:
         """The form of the training options."""
         return self.setup.training_form
-
-
-def class_of_shapes(layer: Any) -> list[tuple[str, tuple[int, int, int]]]:
-    """Class and colour of each drawn shape or point of a layer, without any geometry."""
-    from napari_pathotune.drawings import class_names_of, color_of
-
-    return [(name, color_of(layer, index)) for index, name in enumerate(class_names_of(layer))]
-
-
-def canvas_px(viewer: Any) -> float:
-    """The canvas's shorter side in screen pixels; a usual size where there is no window."""
-    try:
-        return float(min(compat.canvas_size(viewer)))
-    except AttributeError:
-        return 600.0
-
-
-def free_path(name: str) -> Path:
-    """The path of a new tuning file in the results folder; a number is added where the name is taken."""
-    from pathotune.training.session import best_path
-
-    folder = results_folder()
-    stem = name.removesuffix(".safetensors").removesuffix(".pathotune")
-    path, number = folder / f"{stem}{SUFFIX}", 2
-    while path.exists() or best_path(path).exists():  # the other one was cut off, and may still be wanted
-        path, number = folder / f"{stem}-{number}{SUFFIX}", number + 1
-    return path

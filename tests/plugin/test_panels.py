@@ -288,7 +288,7 @@ def test_drawn_classes_are_listed_and_become_a_job(dock: Any, viewer: Any, open_
     viewer.add_layer(Shapes([square(10), square(60)], shape_type="polygon", name="Tumor", scale=(0.5, 0.5)))
     viewer.add_layer(Shapes([square(110)], shape_type="polygon", name="Stroma"))
     viewer.add_layer(Shapes([square(110)], shape_type="polygon", name="Ignore*"))
-    assert {name: count for name, (_, count) in dock.tune.drawn().items()} == {"Tumor": 2, "Stroma": 1}
+    assert {name: count for name, (_, count) in dock.tune.plan.drawn().items()} == {"Tumor": 2, "Stroma": 1}
     assert dock.tune.missing() == "" and dock.tune.go.isEnabled()
     job = dock.tune.job()
     (source,) = job.arguments["sources"]
@@ -300,7 +300,7 @@ def test_drawn_classes_are_listed_and_become_a_job(dock: Any, viewer: Any, open_
 
 
 def test_a_tuning_never_overwrites_another(dock: Any) -> None:
-    from napari_pathotune.widgets.train import free_path
+    from napari_pathotune.plan import free_path
 
     first = free_path("a b")
     first.parent.mkdir(parents=True, exist_ok=True)
@@ -363,3 +363,13 @@ def test_progress_speaks_plainly() -> None:
     assert "no tissue" in progress_text(JobState("done", "predict", result={"tiles": 0, "seconds": 0.1}))
     assert progress_text(JobState()) == "" and "kept" in progress_text(JobState("cancelled"))
     assert [duration(value) for value in (5, 300, 7200)] == ["5 s", "5 min", "2.0 h"]
+
+
+def test_tune_again_goes_on_from_a_tuning_that_was_opened(dock: Any, open_slide_layer: Any, tuning: Tuning) -> None:
+    assert dock.tune.again.isHidden() and not dock.tune.out
+    dock.predict.tuning.load(tuning.path)
+    assert dock.tune.out == str(tuning.path) and not dock.tune.again.isHidden()
+    assert dock.tune.job(dock.tune.out).arguments["continue_from"] == str(tuning.path)
+    tuning.path.unlink()
+    dock.session.set_tuning(None)
+    assert dock.tune.again.isHidden() and not dock.tune.out
