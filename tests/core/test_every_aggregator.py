@@ -83,6 +83,14 @@ def test_transmil_sees_where_tiles_lie():
 
 
 @every
+def test_tiles_alone_are_bags_of_one(name):
+    model = built(name)
+    features, _ = bag(5)
+    one_by_one = torch.stack([model(row[None], torch.zeros(1, 2)).vector for row in features])
+    assert torch.allclose(model.alone(features), one_by_one, atol=1e-5)
+
+
+@every
 def test_every_parameter_learns(name):
     model = built(name).train()
     head = torch.nn.Linear(model.out_dim, OUTPUTS)

@@ -42,3 +42,7 @@ class GatedAttention(Aggregator):
         embedded = in_chunks(self.embed, features)
         weights = in_chunks(self.attention, embedded)[:, 0].softmax(dim=0)
         return Pooled(weights @ embedded, weights, None, embedded)
+
+    def alone(self, features: Tensor) -> Tensor:
+        """(n, d') the embedded tiles: a tile that is alone has all the weight."""
+        return in_chunks(self.embed, features)

@@ -78,6 +78,11 @@ class Aggregator(nn.Module):
         """`forward` for a bag with at least one tile, none of them masked."""
         raise NotImplementedError
 
+    def alone(self, features: Tensor) -> Tensor:
+        """(n, d') the vectors of bags of one tile each."""
+        places = features.new_zeros(1, 2)
+        return torch.stack([self.pool(row[None], places).vector for row in features])
+
     def bag_loss(self, pooled: Pooled, label: int) -> Tensor | None:
         """A further loss on single tiles of a training bag of class `label`, or None where there is none."""
         return None

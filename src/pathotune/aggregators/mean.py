@@ -16,6 +16,10 @@ class Mean(Aggregator):
         embedded = in_chunks(self.embed, features)
         return Pooled(embedded.mean(dim=0), _even(features), None, embedded)
 
+    def alone(self, features: Tensor) -> Tensor:
+        """(n, d') the embedded tiles themselves."""
+        return in_chunks(self.embed, features)
+
 
 class SoftVote(Aggregator):
     """The mean of the tiles' class probabilities (the slide decision of CITE's authors).
@@ -37,6 +41,10 @@ class SoftVote(Aggregator):
         said = in_chunks(self.vote, embedded).log_softmax(dim=1)  # (n, K)
         vector = torch.logsumexp(said, dim=0) - torch.log(said.new_tensor(float(len(said))))
         return Pooled(vector, _even(features), said.softmax(dim=0).T, embedded)
+
+    def alone(self, features: Tensor) -> Tensor:
+        """(n, K) the logarithms of each tile's votes."""
+        return in_chunks(self.vote, in_chunks(self.embed, features)).log_softmax(dim=1)
 
 
 def _even(features: Tensor) -> Tensor:

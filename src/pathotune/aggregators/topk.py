@@ -28,3 +28,7 @@ class TopK(Aggregator):
         best, chosen = scores.topk(min(self.k, len(scores)), dim=0)
         share = torch.zeros_like(scores).scatter(0, chosen, 1 / len(best)).detach().T
         return Pooled(best.mean(dim=0), share.mean(dim=0), share, embedded)
+
+    def alone(self, features: Tensor) -> Tensor:
+        """(n, K) each tile's scores."""
+        return in_chunks(self.score, in_chunks(self.embed, features))

@@ -191,6 +191,22 @@ METHODS = Table(
                 "uses_text": False,
             },
         ),
+        Entry(
+            "mil",
+            "pathotune.methods.mil.method:Mil",
+            "Multiple-instance learning",
+            {
+                "title": "Multiple-instance learning",
+                "summary": "The class of a whole slide from its tiles, by attention or votes, from slide labels alone.",
+                "config": "pathotune.methods.mil.config:MilConfig",
+                "level": "slide",
+                "needs_prompts": False,
+                "uses_text": False,
+                "trainer": "pathotune.execution.slide_tuning:tune_slides",
+                "evaluator": "pathotune.evaluation.slides:evaluate_slides",
+                "predictor": "pathotune.inference.slide_score:predict_score",
+            },
+        ),
     ),
 )
 

@@ -59,14 +59,18 @@ def _what(tuning: Tuning) -> str:
     title = METHODS[tuning.method].title if tuning.method in METHODS else tuning.method
     reading = tuning.reading
     task = tuning.task.get("title") or tuning.task.get("name") or "regions drawn by hand"
+    tiles = f"tiles of {reading.tile_um:.0f} µm ({reading.tile_px} pixels of {reading.mpp:g} µm)"
+    what = (
+        f"It tells whole slides of {_listed(tuning.class_names)} apart, from all their {tiles}. It gives one of these "
+        "classes to every slide, also to one that is none of them."
+        if is_of_slides(tuning)
+        else f"It tells {_listed(tuning.class_names)} apart in {tiles}. It gives one of these classes to every tile, "
+        "also to tissue that is none of them."
+    )
     lines = [
         "## What it does",
         "",
-        (
-            f"It tells {_listed(tuning.class_names)} apart in tiles of {reading.tile_um:.0f} µm "
-            f"({reading.tile_px} pixels of {reading.mpp:g} µm). It gives one of these classes to every tile, "
-            "also to tissue that is none of them."
-        ),
+        what,
         "",
         f"- Task: {task}",
         f"- Method: {title}",
@@ -134,6 +138,9 @@ def _mistakes(tuning: Tuning) -> str:
 
 
 def _classes(tuning: Tuning) -> str:
+    meant = _definitions(tuning)
+    if is_of_slides(tuning):
+        return _classes_of_slides(tuning, meant)
     counts: dict[str, Any] = tuning.training.get("tiles_per_class", {})
     validation: dict[str, Any] = tuning.training.get("validation_tiles_per_class", {})
     regions: dict[str, Any] = tuning.training.get("regions_per_class", {})
@@ -143,10 +150,29 @@ def _classes(tuning: Tuning) -> str:
         "| class | what it means | regions | tiles | of these held out for validation |",
         "| --- | --- | ---: | ---: | ---: |",
     ]
-    meant = _definitions(tuning)
     for name in tuning.class_names:
         cells = (_or_dash(regions.get(name)), _or_dash(counts.get(name)), _or_dash(validation.get(name)))
         lines.append(f"| {_cell(name)} | {_cell(meant.get(name, 'as drawn'))} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def is_of_slides(tuning: Tuning) -> bool:
+    """Whether it answers for whole slides."""
+    return bool(tuning.training.get("level") == "slide")
+
+
+def _classes_of_slides(tuning: Tuning, meant: dict[str, str]) -> str:
+    counts: dict[str, Any] = tuning.training.get("slides_per_class", {})
+    held: dict[str, Any] = tuning.training.get("validation_slides_per_class", {})
+    lines = [
+        "## Classes and what it has seen of them",
+        "",
+        "| class | what it means | slides | of these held out for validation |",
+        "| --- | --- | ---: | ---: |",
+    ]
+    for name in tuning.class_names:
+        cells = (_or_dash(counts.get(name)), _or_dash(held.get(name)))
+        lines.append(f"| {_cell(name)} | {_cell(meant.get(name, 'as labelled'))} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -174,9 +200,10 @@ def _data(tuning: Tuning) -> str:
     if regions:
         lines.append(f"- Regions drawn on them: {regions}")
     if split:
+        parts = "slides" if is_of_slides(tuning) else "tiles"
         lines.append(
-            f"- Validation: {split.get('fraction', 0):.0%} of the tiles, split by {split.get('by', 'region')}, so that "
-            f"no {split.get('by', 'region')} is on both sides (seed {training.get('seed', 0)})"
+            f"- Validation: {split.get('fraction', 0):.0%} of the {parts}, split by {split.get('by', 'region')}, so "
+            f"that no {split.get('by', 'region')} is on both sides (seed {training.get('seed', 0)})"
         )
     if len(slides) == 1:
         lines.append("- One slide only: how it does on other slides, scanners and laboratories is not known.")
@@ -188,8 +215,9 @@ def _scores(tuning: Tuning) -> str:
     known = [key for key in SCORES if isinstance(metrics.get(key), int | float)]
     if not known:
         return ""
+    where = "slides" if is_of_slides(tuning) else "regions"
     lines = [
-        "## Scores on the validation regions",
+        f"## Scores on the validation {where}",
         "",
         "| score | value | 95 % interval |",
         "| --- | ---: | ---: |",
@@ -199,7 +227,7 @@ def _scores(tuning: Tuning) -> str:
     lines += [
         "",
         (
-            f"The best epoch was chosen on these same regions (number {tuning.training.get('best_epoch', '–')} of "
+            f"The best epoch was chosen on these same {where} (number {tuning.training.get('best_epoch', '–')} of "
             f"{tuning.training.get('epochs', '–')}), so expect somewhat less elsewhere. Judge it on slides of your own "
             "with `pathotune evaluate`."
         ),
@@ -263,6 +291,11 @@ def _how(tuning: Tuning) -> str:
         f"- Temperature of the calibration: {tuning.calibration.get('temperature', 1.0):.3f}",
         f"- Versions: {versions or 'not stated'}",
     ]
+    if tuning.embedded is not None:
+        lines.append(
+            f"- Features: of the backbone with the tile tuning {tuning.embedded.get('name', '')} "
+            f"({tuning.embedded.get('method')}), which this file holds"
+        )
     if tuning.training.get("sweep"):
         lines.append(f"- Settings chosen by a short trial: {tuning.training['sweep']}")
     if tuning.training.get("ended") == "cancelled":

@@ -23,6 +23,7 @@ FORMAT = 1
 METADATA_KEY = "pathotune"
 SUFFIX = ".pathotune.safetensors"
 TRAINED, TEXT_VECTORS, STATISTICS = "trained.", "text.vectors", "statistics."
+TILE_TUNING = "tile_tuning."
 # What the file must say; the rest has defaults, so that later formats may add to it.
 MOST_HEADER_BYTES = 100_000_000  # as safetensors has it
 REQUIRED = ("method", "config", "classes", "backbone", "reading")
@@ -44,8 +45,13 @@ class Tuning:
     training : slides (pseudonyms), regions, tiles_per_class, split, seed, epochs, metrics.
     calibration : ``{"temperature": float, …}``.
     feature_statistics : facts on the training tiles' features; the numbers are in the tensors "statistics.…".
+    genes : what is known of the genes that are predicted or read (`datasets.expression.GeneScaler.to_dict`, and the
+        correlation of each on held-out samples); None where the method knows none.
+    pathways_sha256 : fingerprint of the pathways they were grouped by.
     tensors : everything numeric by name, float32, or float16 where it was given so: "trained.…", "text.vectors",
         "statistics.…".
+    embedded : what the metadata says of the tile tuning whose features this one takes, with its "fingerprint"; its
+        tensors are among ours, as "tile_tuning.…" (`embed`, `tile_tuning`). None where it takes the backbone's own.
     path : the file it was loaded from or saved to.
     """
 
@@ -62,7 +68,10 @@ class Tuning:
     feature_statistics: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     created: str = ""
+    genes: dict[str, Any] | None = None
+    pathways_sha256: str | None = None
     tensors: dict[str, np.ndarray] = field(default_factory=dict)
+    embedded: dict[str, Any] | None = None
     path: Path | None = None
     _fingerprint: str = ""
 
@@ -93,6 +102,22 @@ class Tuning:
             self._fingerprint = hashlib.sha256(self._bytes()).hexdigest()
         return self._fingerprint
 
+    def embed(self, tile_tuning: Tuning) -> None:
+        """Take a tile tuning in whole, so that one file holds all that is needed to predict."""
+        self.embedded = {**tile_tuning.metadata(), "fingerprint": tile_tuning.fingerprint, "name": tile_tuning.name}
+        self.tensors = {key: value for key, value in self.tensors.items() if not key.startswith(TILE_TUNING)}
+        self.tensors.update({TILE_TUNING + key: value for key, value in tile_tuning.tensors.items()})
+
+    @property
+    def tile_tuning(self) -> Tuning | None:
+        """The tile tuning that was embedded, with the fingerprint of the file it was; None without one."""
+        if self.embedded is None:
+            return None
+        tensors = {key[len(TILE_TUNING) :]: value for key, value in self.tensors.items() if key.startswith(TILE_TUNING)}
+        inner = Tuning._from_metadata(self.embedded, tensors, self.name)
+        inner._fingerprint = str(self.embedded["fingerprint"])
+        return inner
+
     def metadata(self) -> dict[str, Any]:
         """What stands in the file's metadata."""
         return {
@@ -105,13 +130,14 @@ class Tuning:
             "reading": self.reading.to_dict(),
             "texts": list(self.texts),
             "text_encoder": self.text_encoder,
-            "genes": None,
-            "pathways_sha256": None,
+            "genes": self.genes,
+            "pathways_sha256": self.pathways_sha256,
             "training": self.training,
             "calibration": self.calibration,
             "feature_statistics": self.feature_statistics,
             "versions": self.versions,
             "created": self.created,
+            **({} if self.embedded is None else {"tile_tuning": self.embedded}),
         }
 
     def save(self, path: str | Path) -> Path:
@@ -195,7 +221,10 @@ class Tuning:
                 feature_statistics=dict(data.get("feature_statistics") or {}),
                 versions=dict(data.get("versions") or {}),
                 created=str(data.get("created", "")),
+                genes=data.get("genes"),
+                pathways_sha256=data.get("pathways_sha256"),
                 tensors=tensors,
+                embedded=data.get("tile_tuning"),
             )
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             if isinstance(error, TuningUnreadable):

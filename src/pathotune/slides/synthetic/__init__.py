@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 from pathotune.slides.synthetic.layout import CLASSES, LOOK_ALIKES, TissueClass
+from pathotune.slides.synthetic.nests import Nest, place_nests
 from pathotune.slides.synthetic.slide import SyntheticSlide
 from pathotune.slides.synthetic.stains import STAINS, Stain
 from pathotune.slides.synthetic.writing import write_pyramid, write_sample
@@ -17,9 +18,11 @@ __all__ = [
     "CLASSES",
     "LOOK_ALIKES",
     "STAINS",
+    "Nest",
     "Stain",
     "SyntheticSlide",
     "TissueClass",
+    "place_nests",
     "write_pyramid",
     "write_sample",
 ]

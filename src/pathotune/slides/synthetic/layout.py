@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from pathotune.errors import UnknownName, UsageError
 from pathotune.slides.synthetic.fields import Floats, ValueNoise, centres, salt, uniform
+from pathotune.slides.synthetic.nests import Nest
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ CLASSES: tuple[TissueClass, ...] = (
     TissueClass("Adipose", (240, 200, 60), "adipose", "Empty fat cells with thin walls."),
     TissueClass("Ignore*", (180, 180, 180), "background", "A stroke of a marker pen."),
 )
-BACKGROUND, PEN = 0, 8
+BACKGROUND, NEST, PEN = 0, 1, 8
 LOOK_ALIKES = (("Tumor", "Benign glands"), ("Stroma", "Smooth muscle"))
 """Pairs of classes with the same colours: only the arrangement of cells and fibres tells them apart."""
 
@@ -64,6 +65,7 @@ class Layout:
     margin : share of the slide's half-width left empty around the tissue; 0 fills the slide with tissue.
     pen : whether somebody drew on the glass.
     classes : names of the tissues to use; all without it.
+    nests : islands of tumor on top of the patches.
     """
 
     def __init__(
@@ -77,8 +79,9 @@ class Layout:
         margin: float = 0.07,
         pen: bool = True,
         classes: tuple[str, ...] | None = None,
+        nests: tuple[Nest, ...] = (),
     ) -> None:
-        self.width, self.height, self.margin = width, height, margin
+        self.width, self.height, self.margin, self.nests = width, height, margin, nests
         self._step = patch_um / mpp
         self._warps = tuple(
             ValueNoise(salt(seed, "warp", axis), (0.45 * self._step, 0.13 * self._step, 0.04 * self._step), (8, 2.5, 1))
@@ -150,7 +153,7 @@ class Layout:
         on_tissue = self._tissue_mask(x, y)
         if on_tissue is False:
             return [Piece(-1, BACKGROUND, None)]
-        pieces = list(self._patches(x, y))
+        pieces = [*self._patches(x, y), *self._nest_pieces(x, y)]
         if on_tissue is not True:
             pieces.append(Piece(-1, BACKGROUND, ~on_tissue))
         return pieces
@@ -170,6 +173,16 @@ class Layout:
             mask = owner == number
             if mask.any():
                 yield Piece(patch, int(tissue[patch]), None if mask.all() else mask)
+
+    def _nest_pieces(self, x: NDArray[np.float64], y: NDArray[np.float64]) -> Iterator[Piece]:
+        for number, nest in enumerate(self.nests, start=self.patch_count):
+            if abs(nest.x - (x[0] + x[-1]) / 2) > nest.reach + len(x) or abs(nest.y - (y[0] + y[-1]) / 2) > (
+                nest.reach + len(y)
+            ):
+                continue
+            mask = nest.covers(*np.meshgrid(x, y))
+            if mask.any():
+                yield Piece(number, NEST, mask)
 
     def _candidates(self, left: float, top: float, right: float, bottom: float) -> NDArray[np.intp]:
         """Indices of the seeds that can be nearest to some place of the block."""
@@ -204,6 +217,8 @@ class Layout:
                 nearer = distance < best
                 best = np.where(nearer, distance, best)
                 tissue = np.where(nearer, self._tissue[cell], tissue)
+        for nest in self.nests:
+            tissue[nest.covers(x, y)] = NEST
         tissue[self._tissue_depth_points(x, y) <= 0] = BACKGROUND
         if self._pen is not None:
             tissue[self._pen.covers_points(x, y)] = PEN

@@ -15,6 +15,7 @@ from pathotune.errors import UsageError
 from pathotune.slides.synthetic import textures
 from pathotune.slides.synthetic.fields import ValueNoise, centres, salt, uniform
 from pathotune.slides.synthetic.layout import BACKGROUND, CLASSES, LOOK_ALIKES, Layout, Piece
+from pathotune.slides.synthetic.nests import Nest
 from pathotune.slides.synthetic.stains import Stain
 
 Pixels = NDArray[np.uint8]
@@ -41,6 +42,7 @@ class SyntheticSlide:
     classes : names of the tissues to use; all seven without it.
     wallpaper_um : side of the square of each tissue that is drawn and then hung again and again, shifted and turned
         for every patch; a smaller one is drawn faster.
+    nests : islands of tumor on top of everything (`place_nests`).
 
     Raises
     ------
@@ -61,6 +63,7 @@ class SyntheticSlide:
         pen: bool = True,
         classes: tuple[str, ...] | None = None,
         wallpaper_um: float = WALLPAPER_UM,
+        nests: tuple[Nest, ...] = (),
     ) -> None:
         if width_px0 < 1 or height_px0 < 1 or not mpp > 0:
             raise UsageError(
@@ -77,6 +80,7 @@ class SyntheticSlide:
             margin=margin,
             pen=pen,
             classes=classes,
+            nests=nests,
         )
         self._wallpaper_px = max(64, min(round(wallpaper_um / self.mpp), WALLPAPER_PX))
         self._wallpapers: dict[int, Pixels] = {}
