@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from pathotune.backbones.surface import Backbone
 
 __all__ = ["BackboneCard", "all_cards", "backbone_card", "backbone_names", "load_backbone"]
+ENHANCED = ".pathotune.safetensors"
 
 
 def load_backbone(
@@ -24,7 +25,8 @@ def load_backbone(
 
     Parameters
     ----------
-    card_or_name : a card, a name of `backbone_names`, or the path of a card in YAML.
+    card_or_name : a card, a name of `backbone_names`, the path of a card in YAML, or a transcriptomics tuning
+        (.pathotune.safetensors), which gives its backbone with enhanced features.
     weights : a file (.safetensors, or .bin/.pt/.pth read without running code) or a folder that holds one. Without
         it: the file beside a person's own card, then `settings().models_dir/NAME/`, then the hub's cache, then the hub.
     random_seed : no weights at all, but numbers drawn from this seed; for tests and measurements.
@@ -46,5 +48,12 @@ def load_backbone(
     """
     from pathotune.backbones.loading import load
 
+    if str(card_or_name).endswith(ENHANCED):
+        from pathotune.backbones.tile.enhanced import load_enhanced
+
+        return load_enhanced(
+            Path(str(card_or_name)),
+            lambda name: load_backbone(name, weights=weights, random_seed=random_seed, depth=depth),
+        )
     card = card_or_name if isinstance(card_or_name, BackboneCard) else backbone_card(card_or_name)
     return load(card, None if weights is None else Path(weights), random_seed, depth)

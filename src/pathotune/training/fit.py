@@ -111,7 +111,8 @@ class _Course:
     def __init__(self, trainee: Trainee, training: TrainingConfig, stopping: Stopping) -> None:
         self.trainee, self.training, self.stopping = trainee, training, stopping
         self.parameters = trainee.parameters_by_name()
-        self.optimizer = optimizer_for(self.parameters, training, training.lr) if self.parameters else None
+        share = getattr(trainee, "rate_share", lambda name: 1.0)
+        self.optimizer = optimizer_for(self.parameters, training, training.lr, share) if self.parameters else None
         self.random = np.random.default_rng(training.seed)
         self.history: list[dict[str, float]] = []
         self.best: Fit | None = None

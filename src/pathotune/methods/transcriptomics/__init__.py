@@ -1,0 +1,1 @@
+"""Transcriptomics tuning: an encoder of images enhanced by what was measured beside them."""
