@@ -147,7 +147,8 @@ class Lanes:
             self.count, "pathotune-model", initializer=torch.set_num_threads, initargs=(self._threads,)
         )
         if self._model.device == "cpu":
-            linear = [part for part in self._model.backbone.modules() if isinstance(part, torch.nn.Linear)]
+            # Of the model, not of the backbone: some methods run a changed copy of it.
+            linear = [part for part in self._model.model.modules() if isinstance(part, torch.nn.Linear)]
             self._hooks = [part.register_forward_pre_hook(self._look) for part in linear]
         return self
 
