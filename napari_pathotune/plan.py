@@ -12,7 +12,6 @@ from napari_pathotune.reader import results_folder
 from napari_pathotune.session import Session
 
 if TYPE_CHECKING:
-    from pathotune.backbones.card import BackboneCard
     from pathotune.execution.job import Job
     from pathotune.regions import Regions
     from pathotune.training.preflight import SlideFacts
@@ -68,8 +67,8 @@ class TuningPlan:
                     add(name, color, 1)
         return found
 
-    def missing(self, card: BackboneCard | None) -> str:
-        """What a tuning on this backbone still needs, as a sentence; empty where it can start."""
+    def missing(self) -> str:
+        """What a tuning still needs, as a sentence; empty where it can start."""
         layers = self.layers
         if not self.session.slide_layers:
             return "Open a slide first."
@@ -80,8 +79,6 @@ class TuningPlan:
             return f"State the slide's pixel size above first ({silent[0]})."
         if len(self.drawn()) < 2:
             return "Draw regions of at least two classes."
-        if card is not None and not card.loadable:
-            return f"{card.title} cannot be loaded yet: {card.reason}"
         return ""
 
     def snapshot(self) -> list[tuple[Regions, SlideFacts]]:

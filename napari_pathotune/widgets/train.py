@@ -217,7 +217,7 @@ class TunePanel(QWidget):
 
     def missing(self) -> str:
         """What a tuning still needs, as a sentence; empty where it can start."""
-        return self.plan.missing(self.setup.card)
+        return self.plan.missing() or self.setup.problem
 
     def _say_missing(self) -> None:
         missing = self.missing()

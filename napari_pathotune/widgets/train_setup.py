@@ -67,15 +67,13 @@ class TrainSetup(QWidget):
 
     def _fill(self) -> None:
         from pathotune.backbones import all_cards
-        from pathotune.methods import METHODS
+        from pathotune.methods import METHODS, methods_of_level
 
         for card in all_cards():
             if card.kind == "tile":
                 self.backbone.addItem(card.title, card.name)
-        for entry in METHODS.entries():
-            self.method.addItem(entry.title, entry.name)
-            row = self.method.count() - 1
-            self.method.setItemData(row, str((entry.facts or {}).get("summary", "")), Qt.ItemDataRole.ToolTipRole)
+        for name in methods_of_level("tile"):
+            self.method.addItem(METHODS[name].title, name)
 
     @property
     def card(self) -> BackboneCard | None:
@@ -126,10 +124,33 @@ class TrainSetup(QWidget):
         """What is set, in one line."""
         return f"{self.method.currentText()} on {self.backbone.currentText()}"
 
+    @property
+    def problem(self) -> str:
+        """Why the chosen method cannot be had on the chosen backbone, in a sentence; "" where it can."""
+        from pathotune.methods.fitting import unavailable_reason
+
+        card = self.card
+        return unavailable_reason(self.method.currentData(), card) if card is not None else ""
+
     def _on_backbone_changed(self) -> None:
         card = self.card
         self.backbone_card.show_lines(backbone_lines(card) if card is not None else [])
+        if card is not None:
+            self._grey_out(card)
         self.changed.emit()
+
+    def _grey_out(self, card: BackboneCard) -> None:
+        """Methods that cannot be had on this backbone are grey, with the reason as their tooltip."""
+        from pathotune.methods import METHODS
+        from pathotune.methods.fitting import unavailable_reason
+
+        items = self.method.model()
+        for row in range(self.method.count()):
+            name = self.method.itemData(row)
+            reason = unavailable_reason(name, card)
+            items.item(row).setEnabled(not reason)
+            summary = str((METHODS[name].facts or {}).get("summary", ""))
+            self.method.setItemData(row, reason or summary, Qt.ItemDataRole.ToolTipRole)
 
     def _on_method_changed(self) -> None:
         from pathotune.methods import load_config
@@ -164,5 +185,5 @@ def backbone_lines(card: BackboneCard) -> list[str]:
         page = f' · <a href="{card.where_to_ask}" style="color: {LINK_COLOR}">its page</a>' if card.where_to_ask else ""
         lines.append(f"On this machine: no ({gate}){page}")
     if not card.takes_prompts:
-        lines.append("Takes no prompts: use the linear probe.")
+        lines.append("Takes no prompt tokens: methods made of them are grey.")
     return lines

@@ -373,3 +373,27 @@ def test_tune_again_goes_on_from_a_tuning_that_was_opened(dock: Any, open_slide_
     tuning.path.unlink()
     dock.session.set_tuning(None)
     assert dock.tune.again.isHidden() and not dock.tune.out
+
+
+def test_methods_that_a_backbone_cannot_carry_are_grey_with_their_reason(dock: Any, open_slide_layer: Any) -> None:
+    from qtpy.QtCore import Qt
+
+    from pathotune.methods import methods_of_level
+
+    setup = dock.tune.setup
+    names = [setup.method.itemData(row) for row in range(setup.method.count())]
+    assert names == list(methods_of_level("tile"))
+
+    def reason(name: str) -> str:
+        row = names.index(name)
+        enabled = setup.method.model().item(row).isEnabled()
+        return "" if enabled else setup.method.itemData(row, Qt.ItemDataRole.ToolTipRole)
+
+    setup.backbone.setCurrentIndex(setup.backbone.findData("pathotune-tiny"))
+    assert not reason("pathotune") and not reason("linear_probe") and "no text side" in reason("zero_shot")
+    setup.backbone.setCurrentIndex(setup.backbone.findData("resnet50-tv"))
+    assert "no prompt tokens" in reason("pathotune") and not reason("linear_probe")
+    setup.method.setCurrentIndex(names.index("vpt"))
+    assert "no prompt tokens" in setup.problem
+    setup.method.setCurrentIndex(names.index("linear_probe"))
+    assert not setup.problem
