@@ -19,6 +19,7 @@ GROUPS: tuple[str, ...] = (
     "tuning",
     "comparing",
     "prediction",
+    "features",
     "running",
     "viewing",
     "demonstration",

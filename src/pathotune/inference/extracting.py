@@ -69,7 +69,8 @@ class FeatureModel(TileModel):
     """Features as a function of tile images: the backbone's pooled ones, or what a tuned model's head sees."""
 
     def __init__(self, backbone: Backbone, model: Any, device: str, precision: Precision) -> None:
-        self.model, self.backbone, self.device, self.precision = model, backbone, device, precision
+        self.model = backbone if model is None else model
+        self.backbone, self.device, self.precision = backbone, device, precision
 
     def __call__(self, images: NDArray[np.uint8]) -> Answer:
         """Features (b, d) float32 of tiles (b, h, w, 3)."""
@@ -87,7 +88,8 @@ class FeatureModel(TileModel):
     def features(self, batch: Any) -> Any:
         """(b, d) of uint8 images on the device."""
         pixels = self.backbone.normalise(batch)
-        return self.backbone(pixels).pooled if self.model is None else self.model(pixels).features
+        answer = self.model(pixels)
+        return answer.pooled if self.model is self.backbone else answer.features
 
 
 def extract(
