@@ -295,7 +295,7 @@ def check_writable(path: str | Path) -> None:
     if target.is_dir():
         raise OutputRefused(f"{target} is a folder; give --out the name of a file.")
     trial = target.with_name(f".{target.name}.{os.getpid()}.trial")
-    _write(trial, b"")
+    _write(trial, b"", named=target)
     trial.unlink()
 
 
@@ -348,8 +348,8 @@ def _current(data: Mapping[str, Any], name: str) -> dict[str, Any]:
     return dict(data)
 
 
-def _write(target: Path, content: bytes) -> None:
-    """Write beside the target and rename, so that a reader never sees half a file."""
+def _write(target: Path, content: bytes, named: Path | None = None) -> None:
+    """Write beside the target and rename, so that a reader never sees half a file; a refusal names `named`."""
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -359,4 +359,6 @@ def _write(target: Path, content: bytes) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         reason = error.strerror or str(error)
-        raise OutputRefused(f"{target} cannot be written ({reason}). Choose another place with --out.") from None
+        raise OutputRefused(
+            f"{named or target} cannot be written ({reason}). Choose another place with --out."
+        ) from None

@@ -16,13 +16,15 @@ import numpy as np
 from pathotune.slides import fingerprint, ome
 from pathotune.slides.mpp import Hint, from_objective, from_resolution, to_number
 from pathotune.slides.source import Declined, Facts, Level, Pixels, Source, is_tiff, make_levels, on_white
-from pathotune.slides.tiffpage import COPY_AGAIN, FileBytes, PageReader, check_complete, check_page
+from pathotune.slides.tiffchain import COPY_AGAIN, check_chain
+from pathotune.slides.tiffpage import FileBytes, PageReader, check_complete, check_page, check_segments
 
 # Scanners whose files hold the slide in the first series; elsewhere the largest is taken.
 SLIDE_IS_FIRST = ("aperio", "hamamatsu", "philips", "perkinelmer")
 NOT_LEVELS = ("thumbnail", "label", "macro", "overview")
 UNITS = {2: "inch", 3: "cm", 4: "mm", 5: "um"}
 LARGE_PX = 4096
+LOOKED_AT = 64
 
 
 class TiffSource(Source):
@@ -46,6 +48,7 @@ class TiffSource(Source):
                     check_page(page)
                 self._bytes = FileBytes(path)
                 check_complete(self._pages, self._bytes.size)
+                check_segments(_first_pages(file), self._bytes.size)
                 self._readers = [PageReader(page, self._bytes) for page in self._pages]
                 self._others = _other_series(file, [self._series, *levels])
                 self.facts = self._collect()
@@ -103,6 +106,7 @@ def _check_magic(path: Path) -> None:
         raise Declined("the file is empty", final=True, advice=COPY_AGAIN)
     if not is_tiff(path):
         raise Declined("not a TIFF file")
+    check_chain(path)
 
 
 def _open(path: Path) -> Any:
@@ -120,6 +124,11 @@ def _open(path: Path) -> Any:
         slide.close()
         raise Declined("it has no images: the file is truncated", final=True, advice=COPY_AGAIN)
     return slide
+
+
+def _first_pages(file: Any) -> list[Any]:
+    """The pages of a slide and the pictures beside it; of a stack of very many the first."""
+    return [file.pages[index] for index in range(min(len(file.pages), LOOKED_AT))]
 
 
 def _vendor(file: Any) -> str:
@@ -266,7 +275,7 @@ def _hints(file: Any, frame: Any, vendor: str, tags: dict[str, Any], power: floa
 def _resolution(frame: Any) -> Hint | None:
     x, y = frame.tags.valueof(282), frame.tags.valueof(283)
     unit = UNITS.get(int(frame.tags.valueof(296, 2) or 2), "")
-    if not x or not y:
+    if not x or not y or tuple(x) == tuple(y) == (1, 1):  # one pixel an inch: what writers put who know none
         return None
     per_unit = [value[0] / value[1] if value[1] else 0.0 for value in (x, y)]
     return from_resolution(per_unit[0], per_unit[1], unit)

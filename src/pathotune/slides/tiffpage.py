@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from pathotune.slides.source import Declined, Pixels, on_white
+from pathotune.slides.tiffchain import COPY_AGAIN
 
 # One block of a page that stores strips; and the largest strip that is decoded whole to read a part of it.
 BAND_BYTES = 4 * 2**20
@@ -22,7 +23,6 @@ BRIGHTFIELD = "pathotune reads brightfield slides, 8 bit red-green-blue."
 TO_PYRAMID = (
     "Convert it to a tiled pyramid first, for example: vips tiffsave IN OUT.tif --tile --pyramid --compression jpeg."
 )
-COPY_AGAIN = "Copy the file again from where it came."
 
 
 class FileBytes:
@@ -157,16 +157,26 @@ def _check_pixels(frame: Any) -> None:
 
 
 def check_complete(pages: list[Any], size: int) -> None:
-    """Raise `Declined` where tiles lie beyond the end of the file."""
+    """Raise `Declined` where tiles of the slide lie beyond the end of the file, or are not listed."""
+    check_segments(pages, size)
     for page in pages:
-        ends = np.asarray(page.dataoffsets, np.int64) + np.asarray(page.databytecounts, np.int64)
-        if ends.size and int(ends.max()) > size:
-            reason = f"the file is truncated: at least {int(ends.max()) - size} bytes are missing at its end"
-            raise Declined(reason, final=True, advice=COPY_AGAIN)
         frame = page.keyframe
         if not frame.is_tiled:
             continue
         needed = math.ceil(frame.imagewidth / frame.tilewidth) * math.ceil(frame.imagelength / frame.tilelength)
         if len(page.dataoffsets) < needed:
             reason = f"its table lists {len(page.dataoffsets)} of {needed} tiles: the file is damaged"
+            raise Declined(reason, final=True, advice=COPY_AGAIN)
+
+
+def check_segments(pages: list[Any], size: int) -> None:
+    """Raise `Declined` where the pixels of a page lie beyond the end of the file."""
+    for page in pages:
+        offsets, counts = (np.asarray(values, np.int64) for values in (page.dataoffsets, page.databytecounts))
+        if offsets.size != counts.size:
+            reason = f"its tables list {offsets.size} places and {counts.size} sizes of tiles: the file is damaged"
+            raise Declined(reason, final=True, advice=COPY_AGAIN)
+        ends = offsets + counts
+        if ends.size and int(ends.max()) > size:
+            reason = f"the file is truncated: at least {int(ends.max()) - size} bytes are missing at its end"
             raise Declined(reason, final=True, advice=COPY_AGAIN)

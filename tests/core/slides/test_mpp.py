@@ -5,7 +5,9 @@ from __future__ import annotations
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
+import tifffile
 
 from pathotune.errors import MissingPixelSize, UsageError
 from pathotune.settings import settings
@@ -156,3 +158,13 @@ def test_many_writers_at_once_leave_a_whole_memory():
         assert all(pool.map(lambda size: pixel_size.remember("same", size), sizes))
     assert pixel_size.remembered("same") in sizes
     assert [path.name for path in (settings().cache_dir / "pixel_sizes").iterdir()] == ["same.json"]
+
+
+def test_one_pixel_an_inch_is_what_writers_put_who_know_none(tmp_path):
+    path = tmp_path / "slide.tiff"
+    pixels = np.full((300, 300, 3), 200, np.uint8)
+    tifffile.imwrite(
+        path, pixels, photometric="rgb", tile=(256, 256), resolution=(1, 1), resolutionunit=2, metadata=None
+    )
+    with open_slide(path) as slide:
+        assert slide.mpp is None and not slide.warnings

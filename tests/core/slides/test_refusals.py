@@ -115,6 +115,30 @@ def test_a_truncated_slide_is_refused_and_never_half_read(draw, make_svs, make_t
     assert "truncated" in str(refusal(path))
 
 
+@pytest.mark.parametrize("lost", [1, 300])
+@pytest.mark.parametrize("big", [False, True])
+def test_a_slide_that_lost_its_last_page_or_tag_is_refused(draw, make_tiff, lost, big):
+    # All pixels of the largest level are there; the header of the last page is not, which tifffile only logs.
+    path = make_tiff(draw(600, 500), levels=((300, 250),), compression="jpeg")
+    with tifffile.TiffFile(path) as file:
+        pages = [(page.asarray(), page.is_reduced) for page in file.pages]
+    with tifffile.TiffWriter(path, bigtiff=big) as tiff:
+        for pixels, is_reduced in pages:
+            tiff.write(pixels, tile=(256, 256), photometric="rgb", subfiletype=int(is_reduced), metadata=None)
+    data = bytearray(path.read_bytes())
+    with tifffile.TiffFile(path) as file:
+        at = file.pages[-1].offset  # moved to the end, as scanners write it
+        link = data.index(at.to_bytes(8 if big else 4, "little"))
+        length = (8 + 20 * len(file.pages[-1].tags) + 8) if big else (2 + 12 * len(file.pages[-1].tags) + 4)
+    moved = len(data)
+    data[link : link + (8 if big else 4)] = moved.to_bytes(8 if big else 4, "little")
+    data += data[at : at + length]
+    path.write_bytes(data)
+    open_slide(path).close()
+    path.write_bytes(data[:-lost])
+    assert "truncated" in str(refusal(path))
+
+
 def test_a_truncated_bigtiff(draw, tmp_path):
     path = tmp_path / "big.tiff"
     tifffile.imwrite(path, draw(800, 800), bigtiff=True, tile=(256, 256), metadata=None, photometric="rgb")
