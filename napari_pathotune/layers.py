@@ -223,6 +223,7 @@ SOURCES = {
     "tvp": "visual prompts",
     "ttp": "sentence prompts",
     "ivp": "instance prompts",
+    "attention": "the whole slide's answer",
 }
 
 

@@ -17,6 +17,7 @@ from napari_pathotune.widgets.predict import PredictPanel
 from napari_pathotune.widgets.progress import ProgressPanel
 from napari_pathotune.widgets.readout import CursorReadout
 from napari_pathotune.widgets.slide import SlidePanel
+from napari_pathotune.widgets.slide_score import SlideScorePanel
 from napari_pathotune.widgets.train import TunePanel
 from napari_pathotune.workers import JobRunner
 
@@ -40,6 +41,7 @@ class PathoTuneDock(QWidget):
         self.tune.setup.layout().addWidget(self.after_tuning)
         self.tune.cut_off.kept.connect(lambda result: self.predict.tuning.load(Path(result["out"])))
         self.progress = ProgressPanel(self.session, self.runner)
+        self.score = SlideScorePanel(self.session)
         self.overlay = OverlayPanel(self.session)
         self.areas = AreaPanel(self.session)
         self.tabs = FittingTabs()
@@ -60,7 +62,7 @@ class PathoTuneDock(QWidget):
         inner = QVBoxLayout(column)
         inner.setContentsMargins(8, 4, 8, 4)
         inner.setSpacing(6)
-        for widget in (heading("Slide"), self.slide, self.tabs, self.overlay):
+        for widget in (heading("Slide"), self.slide, self.tabs, self.score, self.overlay):
             inner.addWidget(widget)
         inner.addStretch(1)
         scroll = QScrollArea()

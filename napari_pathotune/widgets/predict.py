@@ -123,8 +123,22 @@ class PredictPanel(QWidget):
         layout.addWidget(self.fold)
         layout.addStretch(1)
 
+    @property
+    def is_of_whole_slides(self) -> bool:
+        """Whether the tuning learned from whole slides: it then answers for a whole slide, never for a part of it."""
+        from pathotune.methods import METHODS, level_of
+
+        tuning = self.session.tuning
+        return tuning is not None and tuning.method in METHODS and level_of(tuning.method) in ("slide", "patient")
+
     def refresh(self) -> None:
         """Say what is missing, and let the button be pressed only when nothing is."""
+        whole = self.is_of_whole_slides
+        self.place.setEnabled(not whole)
+        if whole:
+            self.place.setCurrentIndex(self.place.findData(SLIDE))
+        for name in ("density", "attention", "doubts"):
+            self.form[name].enabled = not whole
         missing = self.missing()
         self.hint.setText(missing)
         self.hint.setVisible(bool(missing))
@@ -141,7 +155,7 @@ class PredictPanel(QWidget):
         layers are not there is one made for it too.
         """
         slide, tuning = self.session.slide, self.session.tuning
-        if slide is None or slide.mpp is None or tuning is None:
+        if slide is None or slide.mpp is None or tuning is None or self.is_of_whole_slides:
             return
         from pathotune.inference.predictions import store_path
 
@@ -251,7 +265,7 @@ class PredictPanel(QWidget):
 
         slide, tuning = self.session.slide, self.session.tuning
         there = read_attributes(store).get("grid", {}).get("stride_px0")
-        if there is None or slide is None or tuning is None or slide.mpp is None:
+        if there is None or slide is None or tuning is None or slide.mpp is None or self.is_of_whole_slides:
             return None
         stride = job.arguments["stride_px"] * tuning.reading.mpp / slide.mpp.x
         return bool(abs(float(there[0]) - stride) <= 1e-6 * stride)
@@ -289,14 +303,18 @@ class PredictPanel(QWidget):
             "tuning": str(tuning.path),
             "out": str(results_folder()),
             "slide_mpp": slide.mpp.mean if slide.mpp.source == "stated" else None,
-            "stride_px": stride_of(tuning.reading.tile_px, options.density),
             "batch_size": options.batch_size,
             "device": options.device,
             "precision": options.precision,
+            "resume": options.resume,
+        }
+        if self.is_of_whole_slides:
+            return Job("predict", {key: value for key, value in arguments.items() if value is not None})
+        arguments |= {
+            "stride_px": stride_of(tuning.reading.tile_px, options.density),
             "attention": options.attention,
             "reliability": options.doubts,
             "features": options.doubts,
-            "resume": options.resume,
         }
         if place == VIEW and view is not None:
             arguments["box_px0"] = list(view)

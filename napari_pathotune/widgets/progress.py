@@ -160,6 +160,8 @@ def done_text(job: JobState) -> str:
         judged = f" Balanced accuracy on held-out regions: {accuracy:.2f}." if isinstance(accuracy, int | float) else ""
         return f"Tuned{took}.{judged} Ready to predict."
     tiles = result.get("tiles")
+    if result.get("predicted"):
+        return f"The whole slide: {result['predicted']} ({result['probabilities'][result['predicted']]:.0%}){took}."
     if tiles == 0:
         return "There is no tissue in what was chosen, so nothing was predicted."
     many = f"{thousands(tiles)} tiles predicted" if isinstance(tiles, int) else "Predicted"
