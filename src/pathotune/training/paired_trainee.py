@@ -101,8 +101,9 @@ class PairedTrainee:
         with torch.no_grad():
             samples = self._samples(self.held)
             if self.scores is not None:
-                found["mean_r"] = self._mean_r(self.model.pooled_genes(samples))
-                found["loss"] = float(squared_error(self.model.pooled_genes(samples), self.scores[self.held]))
+                predicted = self.model.pooled_genes(samples)
+                found["mean_r"] = self._mean_r(predicted)
+                found["loss"] = float(squared_error(predicted, self.scores[self.held]))
             if self.partner is not None and self.model.contrast is not None:
                 sides = self.model.both_sides(self.model.vectors(samples), self.partner[self.held])
                 found["contrast"] = float(self.model.contrast(*sides))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -75,6 +76,39 @@ def partner_of(
     return _standardised(raw, paired, "table", columns, "")
 
 
+def partner_like(
+    said: Mapping[str, Any],
+    tensors: Mapping[str, NDArray[np.float32]],
+    inputs: CohortInputs,
+    paired: Paired,
+    scores: NDArray[np.float32] | None,
+) -> Partner | None:
+    """The same side of other samples, scaled as in the training; None where they do not have it.
+
+    Parameters
+    ----------
+    said, tensors : what `Partner.to_dict` and `Partner.tensors` gave.
+    """
+    kind, mean, spread = said.get("kind"), tensors.get("partner.mean"), tensors.get("partner.spread")
+    if kind == "expression":
+        return None if scores is None else Partner("expression", scores)
+    if mean is None or spread is None:
+        return None
+    try:
+        if kind == "text":
+            raw, _ = _text_vectors(inputs, paired, str(said.get("encoder") or "auto"))
+        else:
+            raw, columns = _numbers(inputs, paired)
+            place = {name: index for index, name in enumerate(columns)}
+            wanted = [str(name) for name in said.get("columns", ())]
+            raw = np.stack(
+                [raw[:, place[name]] if name in place else np.full(len(raw), np.nan, np.float32) for name in wanted], 1
+            )
+    except UsageError:
+        return None
+    return Partner(str(kind), ((raw - mean) / spread).astype(np.float32))
+
+
 def _standardised(
     raw: NDArray[np.float32], paired: Paired, kind: str, columns: tuple[str, ...], encoder: str
 ) -> Partner:
@@ -88,7 +122,7 @@ def _standardised(
     return Partner(kind, values, columns, mean.astype(np.float32), spread.astype(np.float32), encoder)
 
 
-def _text_vectors(inputs: CohortInputs, paired: Paired) -> tuple[NDArray[np.float32], str]:
+def _text_vectors(inputs: CohortInputs, paired: Paired, wanted: str = "auto") -> tuple[NDArray[np.float32], str]:
     from pathotune.prompts.text import encode_sentences
 
     columns = _columns(inputs, paired)
@@ -101,7 +135,7 @@ def _text_vectors(inputs: CohortInputs, paired: Paired) -> tuple[NDArray[np.floa
         raise TableUnreadable(f"The column {name} holds no text of any of the {len(texts)} samples.")
     unique = list(dict.fromkeys(text for text in texts if text))
     # The encoder takes "|" for another wording of the same sentence.
-    found = encode_sentences([text.replace("|", " ").replace("\n", " ") for text in unique], "auto")
+    found = encode_sentences([text.replace("|", " ").replace("\n", " ") for text in unique], wanted)
     if found.vectors is None or found.encoder is None:
         raise UsageError("partner=text needs a text encoder: pip install 'pathotune[text]'.")
     place = {text: index for index, text in enumerate(unique)}

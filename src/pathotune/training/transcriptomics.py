@@ -143,7 +143,7 @@ def tune(
     partner = partner_of(inputs, config, paired, genes.scores)
     yield Note(_what_is_learned(paired, genes, how))
     trainee = PairedTrainee(config, paired, genes.scores, partner, source, training)
-    done = yield from fit(trainee, training, stopping, keep_start=config.start == "ridge" and config.predicts)
+    done = yield from fit(trainee, training, stopping)
     yield Saving()
     trainee.finish()
     result = _saved(trainee, genes, partner, inputs, training, reading, done, out, method, task, how, started)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -11,8 +12,8 @@ from torch import Tensor, nn
 
 from pathotune.aggregators import build_aggregator
 from pathotune.aggregators.topk import TopK
-from pathotune.backbones.tile.enhanced import ResidualAdapter
-from pathotune.errors import UsageError
+from pathotune.backbones.tile.enhanced import ResidualAdapter, change_weights
+from pathotune.errors import TuningUnreadable, UsageError
 from pathotune.losses.contrastive import InfoNCE
 from pathotune.methods.base import load_trained_arrays, trained_arrays
 from pathotune.methods.transcriptomics.layers import (
@@ -24,6 +25,9 @@ from pathotune.methods.transcriptomics.layers import (
 )
 
 if TYPE_CHECKING:
+    from pathotune.backbones.surface import Backbone
+    from pathotune.datasets.expression import GeneScaler
+    from pathotune.methods.checkpoint import Tuning
     from pathotune.methods.transcriptomics.config import TranscriptomicsConfig
 
 # How many of a patient's highest tiles speak for a gene; drawn in training, all of them at the end (HE2RNA).
@@ -158,3 +162,36 @@ class Transcriptomics(nn.Module):
             for name, value in self.named_parameters()
             if self.config.predicts or not name.startswith("head.")
         }
+
+
+def restored(tuning: Tuning, device: str = "cpu") -> tuple[Transcriptomics, GeneScaler | None]:
+    """The model of a tuning, in evaluation mode, and the scale of its genes.
+
+    Raises
+    ------
+    TuningUnreadable, TuningMismatch : it does not hold what it should.
+    """
+    from pathotune.datasets.expression import GeneScaler
+    from pathotune.methods import load_config
+
+    config: Any = load_config(tuning.method, tuning.config)
+    scaler = None if tuning.genes is None else GeneScaler.from_dict(tuning.genes, tuning.tensors)
+    partner = (tuning.training.get("partner") or {}).get("width") or 0
+    state = {name: value for name, value in tuning.trained.items() if not name.startswith("encoder.")}
+    if "adapter.mean" not in state:
+        raise TuningUnreadable(f"{tuning.name} holds no adapter of features; it is no transcriptomics tuning.")
+    width = state["adapter.mean"].shape[0]
+    pools = tuning.task.get("level") == "patient"
+    model = Transcriptomics(config, width, 0 if scaler is None else len(scaler.genes), int(partner), pools)
+    model.load_trainable_state(state)
+    return model.to(device).eval(), scaler
+
+
+def tuned_backbone(tuning: Tuning, backbone: Backbone) -> Backbone:
+    """The backbone whose features the model takes: as it is, or a copy with the weights the tuning changed."""
+    changed = {name[8:]: value for name, value in tuning.trained.items() if name.startswith("encoder.")}
+    if not changed:
+        return backbone
+    copied = copy.deepcopy(backbone)
+    change_weights(copied.network, changed, tuning.name)
+    return copied
