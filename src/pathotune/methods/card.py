@@ -5,12 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from pathotune.methods.classes import takes_sentences
+from pathotune.prompts.text import alike, cosines
+
 if TYPE_CHECKING:
     from pathlib import Path
 
     from pathotune.methods.checkpoint import Tuning
 
 OVERLAY = "overlay.jpg"
+# Letters of a class's sentences that the card shows; several wordings of each may be many.
+SHOWN = 300
 SCORES = {
     "balanced_accuracy": "Balanced accuracy",
     "auc": "AUC (one class against the rest, mean)",
@@ -43,6 +48,7 @@ def model_card(tuning: Tuning) -> str:
         _what(tuning),
         _use(tuning),
         _classes(tuning),
+        _sentences(tuning),
         _pictures(tuning),
         _data(tuning),
         _scores(tuning),
@@ -76,8 +82,29 @@ def _what(tuning: Tuning) -> str:
         f"- Method: {title}",
         f"- Made: {tuning.created or 'not saved yet'}",
     ]
-    if tuning.texts:
+    if tuning.texts and not takes_sentences(tuning.method):
         lines += ["- Sentences it was told: " + " ".join(f"“{text}”" for text in tuning.texts)]
+    if tuning.config.get("text", "own") != "own":
+        lines += [f"- A control, not for use: its sentences are {tuning.config['text']} on purpose"]
+    return "\n".join(lines)
+
+
+def _sentences(tuning: Tuning) -> str:
+    """What stands for each class in words, and how alike that is, where classes are sentences."""
+    vectors, names = tuning.text_vectors, tuning.class_names
+    if not takes_sentences(tuning.method) or vectors is None or not len(names) == len(vectors) == len(tuning.texts):
+        return ""
+    heads = "".join(f" {_cell(name)} |" for name in names)
+    lines = ["## The sentences of its classes", "", f"| class | sentence |{heads}"]
+    lines.append("| --- | --- |" + " ---: |" * len(names))
+    for name, text, row in zip(names, tuning.texts, cosines(vectors), strict=True):
+        shown = text if len(text) <= SHOWN else f"{text[:SHOWN].rsplit(' ', 1)[0]} …"
+        lines.append(f"| {_cell(name)} | {_cell(shown)} | {' | '.join(f'{value:.2f}' for value in row)} |")
+    lines += ["", "The numbers are cosines between the sentences, as the text encoder sees them: 1 is the same."]
+    lines += [f"- {sentence}" for sentence in alike(names, vectors)]
+    added = tuning.training.get("added_by_sentence") or []
+    if added:
+        lines.append(f"- Added by sentence alone, without a tile to learn from or to be judged by: {_listed(added)}")
     return "\n".join(lines)
 
 
@@ -195,7 +222,8 @@ def _data(tuning: Tuning) -> str:
         lines += [f"| {_cell(str(name))} | {_cell(str(made))} | {mpp:g} |" for name, made, mpp in rows]
         lines.append("")
     else:
-        lines.append(f"- {len(slides)} slides, by pseudonym: {_listed(slides)}" if slides else "- A table of tiles")
+        seen = "- A table of tiles" if training.get("tiles_per_class") else "- None: it was made from sentences alone"
+        lines.append(f"- {len(slides)} slides, by pseudonym: {_listed(slides)}" if slides else seen)
     regions = training.get("regions")
     if regions:
         lines.append(f"- Regions drawn on them: {regions}")
@@ -273,7 +301,7 @@ def _licences(tuning: Tuning) -> str:
 def _licence_of_text(tuning: Tuning) -> str:
     from pathotune.backbones.text import TEXT
 
-    name = str((tuning.text_encoder or {}).get("name"))
+    name = str((tuning.text_encoder or {}).get("name")).partition(":")[0]
     if name not in TEXT:
         return ""
     licence = (TEXT[name].facts or {}).get("licence")
@@ -301,7 +329,7 @@ def _how(tuning: Tuning) -> str:
     if tuning.training.get("ended") == "cancelled":
         lines.append("- Its training was cancelled; this is the best epoch up to then")
     if tuning.config.get("speed") == "interactive":
-        lines.append("- Interactive mode: prompts in the last third of the backbone's blocks only")
+        lines.append("- Interactive mode: only the last third of the backbone's blocks was prompted or changed")
     if tuning.training.get("went_on_from"):
         lines.append(f"- It went on from the tuning with SHA-256 `{tuning.training['went_on_from']}`")
     return "\n".join(lines)

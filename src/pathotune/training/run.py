@@ -249,7 +249,7 @@ class Run:
         if self.micro_batch == 1:
             raise TooLittleMemory(
                 f"Memory ran out with one tile at a time on {self.backbone.card.title}. Close other programs, choose "
-                "a smaller backbone, or let the prompts enter later (--set speed=interactive)."
+                "a smaller backbone, or let the method begin later in it (--set speed=interactive)."
             ) from None
         self.micro_batch = max(1, self.micro_batch // 2)
 
