@@ -27,6 +27,7 @@ from pathotune.inference.locations import (
     store_path,
     writing,
 )
+from pathotune.inference.metadata import FORMAT, fault_of
 from pathotune.inference.plan import Grid, Kind, Unit
 from pathotune.inference.skeleton import image_kinds, rgb, write_skeleton
 
@@ -44,10 +45,7 @@ __all__ = [
     "store_path",
 ]
 
-FORMAT = 1
-
 _LOG = logging.getLogger(__name__)
-_REQUIRED = ("grid", "identity", "classes", "sources", "state", "shards")
 
 
 class PredictionStore:
@@ -149,17 +147,14 @@ class PredictionStore:
         attributes = read_attributes(path)
         if not attributes:
             raise StoreUnreadable(f"{str(path)!r} is no prediction store of pathotune. Choose a folder *{SUFFIX}.")
-        if attributes.get("format", 0) > FORMAT:
+        fault = fault_of(attributes)
+        if not fault and attributes.get("format", 0) > FORMAT:
             raise StoreUnreadable(
                 f"{path.name} has the format {attributes['format']}, and this version knows {FORMAT}. Update pathotune."
             )
-        lacking = [key for key in _REQUIRED if key not in attributes]
-        try:
-            if not lacking:
-                return cls(path, attributes)
-        except (KeyError, TypeError) as error:
-            lacking = [str(error)]
-        raise StoreUnreadable(f"{path.name} lacks {lacking[0]} in its metadata. Make it again with --restart.")
+        if fault:
+            raise StoreUnreadable(f"{path.name} {fault} in its metadata. Make it again with --restart.")
+        return cls(path, attributes)
 
     # ---- what it holds -----------------------------------------------------------------------------------------
 
