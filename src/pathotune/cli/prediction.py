@@ -271,7 +271,7 @@ def export(
     stores: Annotated[list[Path], typer.Argument(metavar="STORE…", help="Prediction stores.")],
     out: Annotated[Path, typer.Option("--out", help="The file to write; of several stores, a folder.")],
     format_: Annotated[
-        str, typer.Option("--format", help="geojson (QuPath), csv (a row per tile) or png.")
+        str, typer.Option("--format", help="geojson (QuPath), csv (a row per tile), png or h5ad (expression).")
     ] = "geojson",
     slide: Annotated[
         Path | None, typer.Option("--slide", help="The slide, for the picture under a png; found beside the store.")

@@ -71,7 +71,7 @@ def export_store(
     Parameters
     ----------
     store_path : the store, finished or half-done.
-    format_name : "geojson", "csv" or "png".
+    format_name : "geojson", "csv" (of predicted expression where there is any), "png", or "h5ad" (that alone).
     out : the file; it appears whole.
     slide_path : the slide, for what is drawn under a picture; without it the one the store was made from, if found.
     abstain_below : cells whose largest probability is smaller belong to no class; they come out as "Abstained*".
@@ -169,6 +169,11 @@ def _rows(store: PredictionStore, abstain_below: float) -> Iterator[list[Any]]:
 
 
 def _write_csv(store: PredictionStore, path: Path, slide_path: Path | None, abstain_below: float) -> None:
+    if store.attrs.get("expression"):
+        from pathotune.inference.expression_layer import export_csv
+
+        export_csv(store, path)
+        return
     place = ["row", "column", "x_px0", "y_px0", "width_px0", "height_px0", "class"]
     with open(path, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -311,8 +316,16 @@ def nice_length(longest_um: float) -> float:
     return float(max(step * power for step in (1, 2, 5) if step * power <= longest_um * (1 + 1e-9)))
 
 
+def _write_h5ad(store: PredictionStore, path: Path, slide: Path | None, abstain_below: float) -> None:
+    """Predicted expression for scanpy."""
+    from pathotune.inference.expression_layer import export_h5ad
+
+    export_h5ad(store, path)
+
+
 EXPORTS: dict[str, Callable[[PredictionStore, Path, Path | None, float], None]] = {
     "geojson": _write_geojson,
     "csv": _write_csv,
     "png": _write_png,
+    "h5ad": _write_h5ad,
 }
