@@ -207,6 +207,22 @@ METHODS = Table(
                 "predictor": "pathotune.inference.slide_score:predict_score",
             },
         ),
+        Entry(
+            "transcriptomics",
+            "pathotune.methods.transcriptomics.method:Transcriptomics",
+            "Transcriptomics tuning",
+            {
+                "title": "Transcriptomics tuning",
+                "summary": "An encoder of images enhanced by expression measured beside them, on spots or on patients.",
+                "config": "pathotune.methods.transcriptomics.config:TranscriptomicsConfig",
+                "level": "spot",
+                "needs_prompts": False,
+                "uses_text": False,
+                "trainer": "pathotune.training.transcriptomics:tune",
+                "evaluator": "pathotune.evaluation.expression:evaluate",
+                "predictor": "pathotune.inference.expression:predict_slide",
+            },
+        ),
     ),
 )
 
