@@ -261,6 +261,33 @@ def task_from_regions(
     return Task(name, title or f"Told apart: {listed}", "tile", classes, None, stain, organ, sentences)
 
 
+def task_from_words(text: str, *, stain: str = "H&E", organ: str = "", name: str = "typed") -> Task:
+    """The task that class names define as a person types them, with a sentence each where she gives one.
+
+    Parameters
+    ----------
+    text : ``name: sentence; name; name: sentence | another wording``; entries end with ";" or the line. Commas part
+        names where there is neither.
+
+    Raises
+    ------
+    TableUnreadable : fewer than two classes, or one twice.
+    """
+    entries = [part.strip() for part in text.replace("\n", ";").split(";") if part.strip()]
+    if len(entries) == 1 and ":" not in entries[0]:
+        entries = [part.strip() for part in entries[0].split(",") if part.strip()]
+    rows = []
+    for entry in entries:
+        label, _, sentence = (part.strip() for part in entry.partition(":"))
+        rows.append({"name": label, "sentence": sentence})
+    if len(rows) < 2:
+        raise TableUnreadable("Type at least two classes, such as: tumor: nests of carcinoma cells; stroma; fat.")
+    return task_from_dict(
+        {"name": name, "title": f"Told apart: {', '.join(row['name'] for row in rows)}", "stain": stain, "organ": organ,
+         "classes": rows}, "what was typed",
+    )  # fmt: skip
+
+
 @cache
 def _palettes() -> tuple[dict[str, Color], dict[str, list[Color]]]:
     known = json.loads(resource("palettes", "qupath.json").read_text(encoding="utf-8"))

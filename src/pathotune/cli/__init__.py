@@ -17,6 +17,7 @@ GROUPS: tuple[str, ...] = (
     "slides",
     "tasks",
     "tuning",
+    "classes",
     "comparing",
     "prediction",
     "features",

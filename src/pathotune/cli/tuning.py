@@ -131,7 +131,7 @@ def tune(
     quiet: QuietOption = False,
 ) -> None:
     """Tune prompts (or another method) on regions, labelled tiles or a cohort of slides, and save the tuning."""
-    from pathotune.methods import load_config, stage_of
+    from pathotune.methods import load_config, needs_no_tiles, stage_of
     from pathotune.methods.checkpoint import Tuning, tuning_path
     from pathotune.methods.options import with_settings
     from pathotune.training.schedule import TrainingConfig
@@ -151,6 +151,10 @@ def tune(
         )
         return
     config, training = load_config(method, settings), with_settings(TrainingConfig(), of_training)
+    if needs_no_tiles(method) and not (slide or slides or tiles):
+        words = {"method": method, "backbone": backbone, "weights": weights, "task": task, "config": settings}
+        _report_whole(_run("tune", words | {"training": of_training, "out": out}, quiet), json, quiet)
+        return
     sources, mapping = _sources(slide, regions, slides, tiles, slide_mpp, map_classes)
 
     from pathotune.backbones import load_backbone

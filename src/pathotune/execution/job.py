@@ -260,7 +260,7 @@ def _regions(document: dict[str, Any]) -> Any:
 
 
 def _tune(arguments: dict[str, Any], cache: BackboneCache, cancel: Callable[[], bool]) -> Iterator[events.Event]:
-    from pathotune.methods import load_config
+    from pathotune.methods import load_config, needs_no_tiles
     from pathotune.methods.options import with_settings
     from pathotune.training.loop import tune
     from pathotune.training.schedule import TrainingConfig
@@ -274,6 +274,13 @@ def _tune(arguments: dict[str, Any], cache: BackboneCache, cancel: Callable[[], 
         return
     continue_from = arguments.get("continue_from") or None
     backbone = _tune_backbone(arguments, continue_from, cache)
+    if needs_no_tiles(method) and not (arguments.get("sources") or arguments.get("tiles")):
+        from pathotune.training.wording import tune_by_wording
+
+        task, out = needed(arguments, "task", "tune"), needed(arguments, "out", "tune")
+        training = with_settings(TrainingConfig(), arguments.get("training") or {})
+        yield from tune_by_wording(task, backbone, out, arguments.get("config") or {}, training=training)
+        return
     yield from tune(
         _sources(arguments, "tune"),
         method,

@@ -239,6 +239,11 @@ def stage_of(method: str, stage: str) -> Callable[..., Iterator[Event]] | None:
     return loaded
 
 
+def needs_no_tiles(method: str) -> bool:
+    """Whether a tuning can be made from sentences alone; raises UnknownName."""
+    return bool((METHODS[method].facts or {}).get("needs_text_side"))
+
+
 def level_of(method: str) -> str:
     """What one sample of a method is: "tile", "slide", "patient" or "spot"; raises UnknownName."""
     return str((METHODS[method].facts or {}).get("level", "tile"))

@@ -222,7 +222,8 @@ def _data(tuning: Tuning) -> str:
         lines += [f"| {_cell(str(name))} | {_cell(str(made))} | {mpp:g} |" for name, made, mpp in rows]
         lines.append("")
     else:
-        seen = "- A table of tiles" if training.get("tiles_per_class") else "- None: it was made from sentences alone"
+        from_words = takes_sentences(tuning.method) and training.get("epochs") == 0
+        seen = "- None: it was made from sentences alone" if from_words else "- A table of tiles"
         lines.append(f"- {len(slides)} slides, by pseudonym: {_listed(slides)}" if slides else seen)
     regions = training.get("regions")
     if regions:

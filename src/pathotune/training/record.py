@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pathotune.errors import OutputRefused
+from pathotune.methods import METHODS
 from pathotune.methods.checkpoint import STATISTICS, TEXT_VECTORS, TRAINED, Tuning, tuning_path
 from pathotune.methods.options import as_plain
+from pathotune.prompts.text import text_facts
 from pathotune.training.distance import QUANTILES, FeatureSpace
 from pathotune.training.metrics import DRAWS, classification_report, temperature_fit
 from pathotune.training.pictures import write_pictures
@@ -21,6 +23,7 @@ from pathotune.training.validation import softmax
 
 if TYPE_CHECKING:
     from pathotune.backbones.card import BackboneCard
+    from pathotune.backbones.surface import Backbone
     from pathotune.methods.base import MethodConfig
     from pathotune.prompts.text import SentenceVectors
     from pathotune.training.examples import Examples
@@ -162,6 +165,7 @@ def _result(outcome: Outcome, report: dict[str, Any], temperature: float, second
         "device": outcome.device,
         "precision": outcome.precision,
         "computed_tiles": outcome.computed_tiles,
+        "text": text_facts(outcome.sentences, outcome.text, examples.class_names if is_by_class(outcome) else ()),
         "seconds": round(seconds, 2),
         "out": str(path),
     }
@@ -213,13 +217,30 @@ def _tuning(outcome: Outcome, temperature: float, report: dict[str, Any], second
     )
 
 
+def is_by_class(outcome: Outcome) -> bool:
+    """Whether each sentence stands for a class."""
+    return bool((METHODS[outcome.method].facts or {}).get("classes_are_sentences"))
+
+
 def labels_of(examples: Examples) -> np.ndarray:
     """Classes of the validation tiles."""
     return np.asarray(examples.labels[examples.validation])
 
 
+def backbone_facts(card: BackboneCard, backbone: Backbone) -> dict[str, Any]:
+    """What a tuning file says of the backbone it was made with."""
+    facts = {
+        "sha256": backbone.weights_sha256,
+        "weights": backbone.weights_source,
+        "embed_dim": backbone.embed_dim,
+        "output_dim": backbone.output_dim,
+        "depth": backbone.depth,
+    }
+    return _backbone(card, facts)
+
+
 def _backbone(card: BackboneCard, facts: dict[str, Any]) -> dict[str, Any]:
-    """What the file says of the backbone; `mpp` is the one tiles are read at."""
+    """The same from facts; `mpp` is the one tiles are read at."""
     return {
         "name": card.name,
         "title": card.title,
