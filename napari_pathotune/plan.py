@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from napari_pathotune.session import Session
 if TYPE_CHECKING:
     from pathotune.execution.job import Job
     from pathotune.regions import Regions
+    from pathotune.tasks import Task
     from pathotune.training.preflight import SlideFacts
 
 SUFFIX = ".pathotune.safetensors"
@@ -67,8 +69,31 @@ class TuningPlan:
                     add(name, color, 1)
         return found
 
+    def is_drawn(self) -> bool:
+        """Whether there is enough drawn to learn from: regions of two classes."""
+        return len(self.drawn()) >= 2
+
+    def named(self, words: str = "") -> Task:
+        """The classes that are only named: typed ones with their sentences, else those of the palette.
+
+        Parameters
+        ----------
+        words : ``name: sentence; name``, as `tasks.task_from_words` reads them; "" takes the palette's.
+
+        Raises
+        ------
+        TableUnreadable : fewer than two classes, or one twice.
+        """
+        from pathotune.tasks import task_from_words
+
+        palette = self.board.active.document.palette if self.board.active is not None else ()
+        known = {one.name: one.color for one in palette}
+        task = task_from_words(words or "; ".join(name for name in known if not name.endswith("*") and name != "Other"))
+        classes = tuple(replace(one, color=known.get(one.name, one.color)) for one in task.classes)
+        return replace(task, classes=classes)
+
     def missing(self) -> str:
-        """What a tuning still needs, as a sentence; empty where it can start."""
+        """What a tuning on regions still needs, as a sentence; empty where it can start."""
         layers = self.layers
         if not self.session.slide_layers:
             return "Open a slide first."
@@ -77,7 +102,7 @@ class TuningPlan:
         silent = [facts(layer)["slide"].name for layer in layers if facts(layer)["slide"].mpp is None]
         if silent:
             return f"State the slide's pixel size above first ({silent[0]})."
-        if len(self.drawn()) < 2:
+        if not self.is_drawn():
             return "Draw regions of at least two classes."
         return ""
 
@@ -98,19 +123,22 @@ class TuningPlan:
         about = task or "-".join(list(self.drawn())[:3]).lower()
         return re.sub(r"[^\w.-]+", "-", f"{about} {backbone}").strip("-")
 
-    def job(self, name: str, arguments: dict[str, Any], continue_from: str = "") -> Job:
-        """The tuning as data; the regions are written into NAME.session beside the file to come.
+    def job(self, name: str, arguments: dict[str, Any], continue_from: str = "", task: Task | None = None) -> Job:
+        """The tuning as data; regions, or a task, are written into NAME.session beside the file to come.
 
         Parameters
         ----------
         name : of the tuning file; a number is added where it is taken.
         arguments : `method`, `config`, `backbone`, `training` and `task` as a tune job takes them.
         continue_from : a tuning file to go on from.
+        task : classes that are told by their words alone, in place of regions.
 
         Raises
         ------
         OutputRefused : the results folder cannot be written to.
         """
+        import yaml
+
         from pathotune.errors import OutputRefused
         from pathotune.execution.job import Job
 
@@ -123,6 +151,10 @@ class TuningPlan:
                 f"The results folder {str(out.parent)!r} cannot be written to ({error.strerror or error}); choose "
                 "another one under Preferences, PathoTune."
             ) from error
+        if task is not None:
+            card = folder / "task.yaml"
+            card.write_text(yaml.safe_dump(task.to_dict(), sort_keys=False, allow_unicode=True), encoding="utf-8")
+            return Job("tune", {**arguments, "task": str(card), "out": str(out)})
         sources = [self._frozen(number, layer, folder) for number, layer in enumerate(self.layers)]
         going_on = {"continue_from": continue_from} if continue_from else {}
         return Job("tune", {"sources": sources, **arguments, "out": str(out), **going_on})

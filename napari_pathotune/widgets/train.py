@@ -36,6 +36,7 @@ from napari_pathotune.workers import JobRunner
 from pathotune import events
 
 if TYPE_CHECKING:
+    from pathotune.tasks import Task
     from pathotune.training.preflight import Estimate, Preflight
 
 OWN_CLASSES = ""
@@ -58,6 +59,15 @@ class TunePanel(QWidget):
         self.setup = TrainSetup()
         self.name = QLineEdit()
         named(self.name, "Name of the tuning", "The tuning file is saved under this name in the results folder.")
+        self.words = QLineEdit()
+        self.words.setPlaceholderText("tumor: nests of carcinoma cells; stroma; fat")
+        named(
+            self.words,
+            "Classes in words",
+            "Classes and what stands for each, as the model reads it: name: sentence; name: sentence. Empty: the "
+            "classes of the palette by their names. Nothing need be drawn. To refine the map, draw regions where it is "
+            "wrong and tune with CITE, which learns from both.",
+        )
         self.go = button("Tune", "Tune on the drawn regions of the chosen slides.")
         self.again = button(
             "Continue", "Go on from the last tuning with the regions as they are now.", "Continue tuning"
@@ -117,6 +127,7 @@ class TunePanel(QWidget):
         body = self.step_train.body
         for widget in (self.cut_off, self.cost, self.probe, self.preflight_fold, self.advanced):
             body.addWidget(widget)
+        body.addWidget(self.words)
         row = QHBoxLayout()
         row.addWidget(self.name, 1)
         row.addWidget(self.go)
@@ -133,7 +144,7 @@ class TunePanel(QWidget):
         for step in (self.step_slides, self.step_regions, self.step_train, self.step_result):
             layout.addWidget(step)
         layout.addStretch(1)
-        for widget in (self.curves, self.live, self.result, self.again, self.probe):
+        for widget in (self.words, self.curves, self.live, self.result, self.again, self.probe):
             widget.setVisible(False)
         self._on_suggest_possible(self.suggest.can_suggest)
 
@@ -150,6 +161,7 @@ class TunePanel(QWidget):
         self.setup.changed.connect(self._on_setup_changed)
         self.go.clicked.connect(self.tune)
         self.again.clicked.connect(lambda: self.tune(go_on=True))
+        self.words.textChanged.connect(lambda _: self._say_missing())
         self.probe.clicked.connect(self._on_probe_clicked)
         self.save_job.clicked.connect(self._on_save_job_clicked)
         for signal in (self.session.slides_changed, self.session.active_changed):
@@ -215,9 +227,24 @@ class TunePanel(QWidget):
         chosen = len(self.plan.layers)
         self.step_slides.say(f"{chosen} of {len(layers)} chosen" if len(layers) > 1 else "")
 
+    @property
+    def goes_by_words(self) -> bool:
+        """Whether the method takes classes by their words, and no regions are drawn that it could be judged on."""
+        from pathotune.methods import needs_no_tiles
+
+        return needs_no_tiles(self.setup.method.currentData()) and not self.plan.is_drawn()
+
     def missing(self) -> str:
         """What a tuning still needs, as a sentence; empty where it can start."""
-        return self.plan.missing() or self.setup.problem
+        from pathotune.errors import TableUnreadable
+
+        if not self.goes_by_words:
+            return self.plan.missing() or self.setup.problem
+        try:
+            self._task_in_words()
+        except TableUnreadable as error:
+            return str(error)
+        return self.setup.problem
 
     def _say_missing(self) -> None:
         missing = self.missing()
@@ -345,7 +372,15 @@ class TunePanel(QWidget):
             "training": self.setup.training(),
             "task": self.task.currentData() or None,
         }
-        return self.plan.job(self.wanted_name(), arguments, continue_from)
+        task = self._task_in_words() if self.goes_by_words else None
+        return self.plan.job(self.wanted_name(), arguments, continue_from, task)
+
+    def _task_in_words(self) -> Task:
+        """The chosen task, else the classes that were typed; raises TableUnreadable where they are too few."""
+        from pathotune.tasks import load_task
+
+        chosen = self.task.currentData()
+        return load_task(chosen) if chosen else self.plan.named(self.words.text().strip())
 
     def wanted_name(self) -> str:
         """The name that was typed, else one from the task or the drawn classes and the backbone."""
@@ -385,7 +420,10 @@ class TunePanel(QWidget):
         self._say_missing()
 
     def _on_setup_changed(self) -> None:
+        from pathotune.methods import needs_no_tiles
+
         self.step_train.say("")
+        self.words.setVisible(needs_no_tiles(self.setup.method.currentData()))
         self.advanced.head.setToolTip(self.setup.summary())
         self.name.setPlaceholderText(self.suggested_name())
         self.counter.start()

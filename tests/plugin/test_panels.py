@@ -397,3 +397,25 @@ def test_methods_that_a_backbone_cannot_carry_are_grey_with_their_reason(dock: A
     assert "no prompt tokens" in setup.problem
     setup.method.setCurrentIndex(names.index("linear_probe"))
     assert not setup.problem
+
+
+def test_a_map_can_be_had_from_class_names_alone(dock: Any, open_slide_layer: Any) -> None:
+    from pathotune.tasks import load_task
+
+    setup, tune = dock.tune.setup, dock.tune
+    assert tune.words.isHidden() and "two classes" in tune.missing()
+    setup.backbone.setCurrentIndex(setup.backbone.findData("plip"))
+    setup.method.setCurrentIndex(setup.method.findData("zero_shot"))
+    assert not tune.words.isHidden() and tune.missing() == "" and tune.go.isEnabled()
+    job = tune.job()
+    named = load_task(job.arguments["task"])
+    assert named.class_names == ("Tumor", "Stroma", "Immune cells", "Necrosis") and "sources" not in job.arguments
+    assert named.classes[0].color == dock.tune.board.active.document.palette.color_of("Tumor")
+    tune.words.setText("carcinoma")
+    assert "at least two classes" in tune.missing() and not tune.go.isEnabled()
+    tune.words.setText("Tumor: nests of carcinoma cells; fat: adipocytes")
+    typed = load_task(tune.job().arguments["task"])
+    assert [(one.name, one.sentence) for one in typed.classes] == [
+        ("Tumor", "nests of carcinoma cells"),
+        ("fat", "adipocytes"),
+    ]
