@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import signal
@@ -172,3 +173,77 @@ def test_kill_9_of_the_worker(work: tuple[Path, Path, Path], tmp_path: Path) -> 
         end = until(Finished | Failed)
         assert isinstance(end, Finished) and end.result["status"] == "resumed"
     check_same(Path(part.store), whole)
+
+
+# ---- many slides ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six small slides and one that is none."""
+    import tifffile
+
+    folder = tmp_path_factory.mktemp("many")
+    rng = np.random.default_rng(1)
+    for number in range(6):
+        pixels = np.kron(rng.integers(60, 215, (6, 9, 3), dtype=np.uint8), np.ones((80, 80, 1), np.uint8))
+        options = {"resolution": (2e4, 2e4), "resolutionunit": "CENTIMETER", "metadata": None}
+        tifffile.imwrite(folder / f"{number}.tiff", pixels, tile=(256, 256), photometric="rgb", **options)
+    (folder / "3-broken.svs").write_bytes(b"no slide")
+    return folder
+
+
+def many(folder: Path, tuning: Path, out: Path) -> subprocess.Popen[str]:
+    line = [sys.executable, "-c", "from pathotune.cli import main; main()", "predict", str(folder), "--json"]
+    options = ["--device", "cpu", "--deterministic", "--stride", "112", "--batch-size", str(BATCH)]
+    return subprocess.Popen(
+        [*line, "--tuning", str(tuning), "--out", str(out), *options], stdout=subprocess.PIPE, text=True
+    )
+
+
+def values(out: Path) -> dict[str, bytes]:
+    """The bytes of every file of values below a results folder."""
+    return {str(path.relative_to(out)): path.read_bytes() for path in sorted(out.rglob("*/c/**/*")) if path.is_file()}
+
+
+def ended(out: Path) -> int:
+    return sum(path.read_text().count('"ended"') for path in (out / ".pathotune").glob("*.jsonl"))
+
+
+def test_a_run_over_many_slides_killed_twice(work: tuple[Path, Path, Path], folder: Path, tmp_path: Path) -> None:
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    undisturbed = many(folder, work[1], whole)
+    rows = json.loads(undisturbed.communicate(timeout=300)[0])
+    assert undisturbed.returncode == 3 and [row["status"] for row in rows].count("done") == 6
+    for share in (1, 3):
+        process = many(folder, work[1], out)
+        end = time.monotonic() + 240
+        while ended(out) < share and time.monotonic() < end and process.poll() is None:
+            time.sleep(0.01)
+        process.kill()
+        process.communicate()
+    last = many(folder, work[1], out)
+    rows = json.loads(last.communicate(timeout=300)[0])
+    assert last.returncode == 3
+    assert [row["status"] for row in rows if row["slide"].endswith("svs")] == ["failed"]
+    assert {row["status"] for row in rows if row["slide"].endswith("tiff")} <= {"done", "resumed"}
+    with (out / "slides.csv").open() as file:
+        table = {Path(row["slide"]).name: row for row in csv.DictReader(file)}
+    assert len(table) == 7 and table["3-broken.svs"]["status"] == "failed"
+    assert all(int(row["tiles"]) > 0 for name, row in table.items() if name.endswith("tiff"))
+    assert values(out) == values(whole), "byte for byte"
+
+
+def test_two_commands_share_a_folder_and_one_dies(work: tuple[Path, Path, Path], folder: Path, tmp_path: Path) -> None:
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    many(folder, work[1], whole).communicate(timeout=300)
+    one, other = many(folder, work[1], out), many(folder, work[1], out)
+    end = time.monotonic() + 240
+    while ended(out) < 2 and time.monotonic() < end:
+        time.sleep(0.01)
+    one.kill()
+    one.communicate()
+    rows = json.loads(other.communicate(timeout=300)[0])
+    assert other.returncode == 3 and [row["status"] for row in rows].count("failed") == 1 and len(rows) == 7
+    assert values(out) == values(whole), "byte for byte"
+    assert not list(out.rglob(".leases"))

@@ -312,6 +312,31 @@ def test_a_slide_swapped_under_its_name_is_refused_with_the_reason(batch: Batch,
     assert statuses["a.tiff"] == "failed" and "slide (fingerprint)" in table(batch.out)["a.tiff"]["error"]
 
 
+def test_a_store_of_an_earlier_version_is_gone_on_with(batch: Batch, model: Any) -> None:
+    run(batch)
+    before, seen = contents(batch.out), len(model.seen)
+    for path in batch.out.rglob("*.pathotune.zarr"):
+        store = PredictionStore.open(path)
+        for name in ("files", "reliability", "features", "replaces", "polygon_px0"):
+            store.attrs.pop(name, None)
+        store.save_attributes()
+    statuses, _ = run(batch)
+    assert {statuses[name] for name in GOOD} == {"resumed"} and len(model.seen) == seen
+    check_equal(contents(batch.out), before)
+
+
+def test_a_slide_cut_short_since_is_said_and_its_store_kept(batch: Batch, slides: Path) -> None:
+    run(batch)
+    before = contents(batch.out)
+    data = (slides / "a.tiff").read_bytes()
+    (slides / "a.tiff").write_bytes(data[:-1000])
+    statuses, _ = run(batch)
+    assert statuses["a.tiff"] == "failed" and "truncated" in table(batch.out)["a.tiff"]["error"]
+    (slides / "a.tiff").write_bytes(data)
+    assert run(batch)[0]["a.tiff"] == "resumed"
+    check_equal(contents(batch.out), before)
+
+
 # ---- the command ---------------------------------------------------------------------------------------------------
 
 
