@@ -83,6 +83,8 @@ def test_it_trains_in_a_copy_that_shares_what_is_frozen(tiny_backbone, method, k
     own = [value for value in model.backbone.state_dict().values() if value.data_ptr() not in of_backbone]
     tuned = {key: value for key, value in model.trainable_state().items() if key.startswith("tuned.")}
     assert sum(value.numel() for value in own if value.numel()) == sum(value.size for value in tuned.values())
+    if method in LIGHT:
+        assert all(".change." in key or ".adapter." in key or key.endswith("bias") for key in tuned)
     again = build(method, backbone)
     again.load_trainable_state(model.trainable_state())
     assert torch.equal(again.eval()(pixels).logits, model(pixels).logits)
