@@ -143,7 +143,8 @@ def read_tile_table(path: str | Path) -> TileTable:
     ----------
     path : a table (.csv or .tsv; columns path and label, optionally slide, patient, split, mpp, and x_px0, y_px0,
         width_px0, with which path is the slide), a folder with one folder per class (or train/val/test folders of
-        them), or a text file with ``filename label`` in each line. Paths count from the file's folder.
+        them), a text file with ``filename label`` in each line, or the folder of PatchGastricADC22 as it is downloaded.
+        Paths count from the file's folder.
 
     Raises
     ------
@@ -154,7 +155,9 @@ def read_tile_table(path: str | Path) -> TileTable:
     if not path.exists():
         raise FileMissing(path, "table of tiles")
     if path.is_dir():
-        return _read_folder(path)
+        from pathotune.datasets.patchgastric import is_patchgastric, read_patchgastric
+
+        return read_patchgastric(path) if is_patchgastric(path) else _read_folder(path)
     text = _text(path)
     if path.suffix.lower() in {".txt", ".lst"}:
         return _read_list(path, text)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pathotune.errors import NoTiles, TableUnreadable, UsageError
+from pathotune.errors import NoTiles, PathotuneError, TableUnreadable, UsageError
 from pathotune.events import Note, Step
 from pathotune.training.examples import (
     READ_AT_ONCE,
@@ -199,7 +199,7 @@ def read_picture(path: Path, mpp: float, reading: Reading) -> NDArray[np.uint8]:
 
     Parameters
     ----------
-    path : PNG, JPEG, TIFF …
+    path : PNG, JPEG, TIFF …, also inside a zip archive.
     mpp : its pixel size in µm; NaN takes the largest centred square, whatever it covers.
 
     Returns
@@ -209,10 +209,14 @@ def read_picture(path: Path, mpp: float, reading: Reading) -> NDArray[np.uint8]:
     """
     from PIL import Image
 
+    from pathotune.datasets.pictures import opened
+
     side = reading.image_px
     try:
-        with Image.open(path) as handle:
+        with opened(path) as stream, Image.open(stream) as handle:
             picture = handle.convert("RGB")
+    except PathotuneError:
+        raise
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise TableUnreadable(f"The picture {path.name} cannot be read ({error}). Leave its row out.") from None
     width, height = picture.size
