@@ -21,7 +21,9 @@ GROUPS: tuple[str, ...] = (
     "comparing",
     "prediction",
     "features",
+    "cohort",
     "running",
+    "replaying",
     "viewing",
     "demonstration",
 )

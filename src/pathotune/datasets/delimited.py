@@ -33,7 +33,7 @@ class Table(NamedTuple):
 
 
 def read_rows(path: str | Path, what: str, *, lower: bool = True) -> Table:
-    """All rows of a table with a head line; empty lines are passed over, lines that begin with # are not.
+    """All rows of a table with a head line; empty lines, and lines above the head that begin with #, are passed over.
 
     Parameters
     ----------
@@ -77,7 +77,7 @@ def delimiter_of(head: str) -> str:
 
 def _rows(file: TextIO, name: str, lower: bool) -> Table:
     csv.field_size_limit(_LONGEST_CELL)
-    head = next((line for line in file if line.strip()), "")
+    head = next((line for line in file if line.strip() and not line.startswith("#")), "")
     if not head:
         raise TableUnreadable(f"{name} is empty.")
     reader = csv.reader(itertools.chain([head], file), delimiter=delimiter_of(head))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
+from pathotune.datasets.names import slide_stem as slide_stem
 from pathotune.errors import FeaturesUnreadable, FileMissing
 from pathotune.features.featureset import FeatureSet, header
 from pathotune.features.matching import check_features
@@ -15,18 +16,6 @@ if TYPE_CHECKING:
 
 # CLAM keeps them one folder deeper.
 _INSIDE = ("", "h5_files")
-_COMPOUND = (".ome.tif", ".ome.tiff", ".ome.zarr")
-
-
-def slide_stem(slide: str | Path) -> str:
-    """A slide's name without its ending: what the field calls the slide's id."""
-    name = PurePath(str(slide).replace("\\", "/")).name
-    for ending in _COMPOUND:
-        if name.lower().endswith(ending):
-            return name[: -len(ending)]
-    # An id may hold points (TCGA-…-DX1.0F3E…); only what looks like a file's ending is one.
-    stem, point, ending = name.rpartition(".")
-    return stem if point and stem and 2 <= len(ending) <= 8 and ending.isalnum() else name
 
 
 def feature_path(folder: str | Path, slide: str | Path) -> Path:
@@ -40,7 +29,7 @@ def find_features(folder: str | Path, slide: str | Path) -> Path:
     Parameters
     ----------
     folder : of feature files; CLAM's folder above h5_files does too.
-    slide : path or name of the slide; subfolders of a relative path are looked for first.
+    slide : path or name of the slide; its subfolders, as far as the folder of features has them too, count first.
 
     Raises
     ------
@@ -50,10 +39,9 @@ def find_features(folder: str | Path, slide: str | Path) -> Path:
     folder, path = Path(folder), PurePath(str(slide).replace("\\", "/"))
     if not folder.is_dir():
         raise FileMissing(folder, "folder of features")
-    parents = () if path.is_absolute() or ".." in path.parts else (path.parent,)
     stem = slide_stem(slide)
     names = dict.fromkeys((f"{stem}.h5", f"{path.name}.h5", f"{stem}.hdf5"))
-    for parent in dict.fromkeys((*parents, PurePath())):
+    for parent in _ends(path.parent):
         for inside in _INSIDE:
             for name in names:
                 candidate: Path = folder / inside / parent / name
@@ -66,6 +54,13 @@ def find_features(folder: str | Path, slide: str | Path) -> Path:
                 "of the HDF5 files (.h5) that the same tool writes."
             )
     raise FileMissing(folder / f"{stem}.h5", "file of tile features")
+
+
+def _ends(parent: PurePath) -> list[PurePath]:
+    """a/b/c, b/c, c and nothing, of a folder a/b/c: features are kept below the folders that were searched."""
+    parts = [part for part in parent.parts if part != parent.anchor]
+    ends = [parts[start:] for start in range(len(parts) + 1)]
+    return [PurePath(*end) for end in ends if ".." not in end]
 
 
 def features_of(

@@ -223,6 +223,8 @@ def test_a_slides_file_is_found_by_its_id(tmp_path: Path) -> None:
         ("a", "a.h5"),
         ("sub/a.svs", "sub/a.h5"),
         ("/elsewhere/a.svs", "a.h5"),
+        ("/elsewhere/sub/a.svs", "sub/a.h5"),
+        ("../slides/sub/a.svs", "sub/a.h5"),
         ("../a.svs", "a.h5"),
         ("TCGA-AA-0001-01Z-00-DX1.0F3E-44.svs", "TCGA-AA-0001-01Z-00-DX1.0F3E-44.h5"),
         ("TCGA-AA-0001-01Z-00-DX1.0F3E-44", "TCGA-AA-0001-01Z-00-DX1.0F3E-44.h5"),
