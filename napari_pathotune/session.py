@@ -238,7 +238,7 @@ class Session:
         return [
             layer
             for layer in self.viewer.layers
-            if type(layer).__name__ in ("Shapes", "Points") and facts(layer).get("kind") != "measurement"
+            if type(layer).__name__ in ("Shapes", "Points") and facts(layer).get("kind") not in ("measurement", "measured")
         ]
 
     # -- results

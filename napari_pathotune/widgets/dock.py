@@ -11,6 +11,7 @@ from qtpy.QtWidgets import QFrame, QScrollArea, QSizePolicy, QTabWidget, QVBoxLa
 from napari_pathotune.session import session_of
 from napari_pathotune.widgets.after_tuning import AfterTuning
 from napari_pathotune.widgets.areas import AreaPanel
+from napari_pathotune.widgets.genes import GenePanel
 from napari_pathotune.widgets.overlays import OverlayPanel
 from napari_pathotune.widgets.parts import heading, text_label
 from napari_pathotune.widgets.predict import PredictPanel
@@ -42,6 +43,7 @@ class PathoTuneDock(QWidget):
         self.tune.cut_off.kept.connect(lambda result: self.predict.tuning.load(Path(result["out"])))
         self.progress = ProgressPanel(self.session, self.runner)
         self.score = SlideScorePanel(self.session)
+        self.genes = GenePanel(self.session)
         self.overlay = OverlayPanel(self.session)
         self.areas = AreaPanel(self.session)
         self.tabs = FittingTabs()
@@ -62,7 +64,7 @@ class PathoTuneDock(QWidget):
         inner = QVBoxLayout(column)
         inner.setContentsMargins(8, 4, 8, 4)
         inner.setSpacing(6)
-        for widget in (heading("Slide"), self.slide, self.tabs, self.score, self.overlay):
+        for widget in (heading("Slide"), self.slide, self.tabs, self.score, self.genes, self.overlay):
             inner.addWidget(widget)
         inner.addStretch(1)
         scroll = QScrollArea()

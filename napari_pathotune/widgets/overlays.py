@@ -10,6 +10,7 @@ from qtpy.QtWidgets import QCheckBox, QHBoxLayout, QSlider, QSpinBox, QVBoxLayou
 from napari_pathotune import compat
 from napari_pathotune.changes import CHANGES
 from napari_pathotune.doubts import UNCERTAINTY, doubts_of
+from napari_pathotune.genes import GENE
 from napari_pathotune.layers import (
     SOURCES,
     attention_levels,
@@ -125,7 +126,8 @@ class OverlayPanel(QWidget):
     def refresh(self) -> None:
         """Show the active slide's result, or hide where there is none."""
         result = self.session.result
-        self.setVisible(result is not None and result.classes is not None)
+        # Where there is one class there is none to tell apart: predicted expression has its own panel.
+        self.setVisible(result is not None and result.classes is not None and len(result.grid.class_names) > 1)
         if result is None or result.classes is None:
             self._result = None
             return
@@ -237,7 +239,7 @@ class OverlayPanel(QWidget):
 
 def layer_of(result: Result, kind: str) -> Any | None:
     """The layer that shows this of a result, None where there is none."""
-    return result.others.get(kind) if kind in (UNCERTAINTY, CHANGES) else getattr(result, kind)
+    return result.others.get(kind) if kind in (UNCERTAINTY, CHANGES, GENE) else getattr(result, kind)
 
 
 def shown_kind(result: Result) -> str:
@@ -263,7 +265,7 @@ def show_kind(result: Result, kind: str, which: Any) -> None:
         result.probability.name = probability_name(result.grid.class_names[int(which)], title)
     if kind == "attention":
         show_source(result, str(which), title)
-    for name in ("classes", "probability", UNCERTAINTY, "attention", CHANGES):
+    for name in ("classes", "probability", UNCERTAINTY, "attention", CHANGES, GENE):
         layer = layer_of(result, name)
         if layer is not None:
             layer.visible = name == kind

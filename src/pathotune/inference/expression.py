@@ -213,6 +213,8 @@ def layer_facts(tuning: Tuning) -> dict[str, Any]:
         "r_of": str(genes.get("r_of", "")),
         "r_samples": int(genes.get("r_samples", 0)),
         "unit": unit,
+        "scale": genes.get("scale", "log"),
+        "total": float(genes.get("total", 1.0)),
         "pathways": genes.get("pathways") or {},
         "pathways_r": list(genes.get("pathways_r") or ()),
         "mean": tuning.tensors["genes.mean"].tolist(),
