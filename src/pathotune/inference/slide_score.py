@@ -6,7 +6,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,11 +46,13 @@ class SlideAnswer:
     probabilities : (K,) of its classes, calibrated.
     tiles : (n, K) of each tile as if it were all there is.
     attention : source → (n,) share of each tile times the number of tiles, so that 1 is an even share.
+    facts : what else goes into the store and the result.
     """
 
     probabilities: NDArray[np.float64]
     tiles: NDArray[np.float32]
     attention: dict[str, NDArray[np.float32]]
+    facts: dict[str, Any] = field(default_factory=dict)
 
 
 def answer(tuning: Tuning, features: FeatureSet, device: str = "cpu") -> SlideAnswer:
@@ -107,6 +109,7 @@ def predict_score(
     batch_size: int | None = None,
     resume: bool = True,
     on_mismatch: OnMismatch = "refuse",
+    ask: Callable[[Tuning, FeatureSet, str], SlideAnswer] = answer,
 ) -> Iterator[Event]:
     """Predict one slide into its store under `out`: the score, every tile's attention, and the tiles looked at most.
 
@@ -119,6 +122,7 @@ def predict_score(
         broken-off run goes on.
     backbone : the tuning's, where it is loaded already.
     device, precision, batch_size, resume, on_mismatch, cancel : as in `predict_slide`.
+    ask : what asks the tuning about the features; its answer has attention under the name "attention".
 
     Yields
     ------
@@ -147,7 +151,7 @@ def predict_score(
             status = "cancelled" if cancel is not None and cancel() else "empty"
             yield Finished(_result(slide, None, status, started, 0, {}))
             return
-        said = answer(tuning, found, pick_device(device))
+        said = ask(tuning, found, pick_device(device))
         grid, row, column = grid_of(found, slide)
         work = Work(
             grid=grid,
@@ -162,7 +166,7 @@ def predict_score(
         target = store_path(slide.path, tuning.name, out)
         stack.enter_context(leased(target))
         place = find_place(target, work, resume=resume, on_mismatch=on_mismatch)
-        facts = score_of(said.probabilities, tuning.class_names)
+        facts = score_of(said.probabilities, tuning.class_names) | said.facts
         attended = _attended(found, said.attention[ATTENTION])
         store, status = place.store, "resumed"
         if store is None or not store.is_complete:

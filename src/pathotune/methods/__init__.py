@@ -208,6 +208,22 @@ METHODS = Table(
             },
         ),
         Entry(
+            "modaltune",
+            "pathotune.methods.modaltune.method:ModalTune",
+            "ModalTune",
+            {
+                "title": "ModalTune",
+                "summary": "Genes injected into a frozen slide encoder, towards the patient's labels as text.",
+                "config": "pathotune.methods.modaltune.config:ModalTuneConfig",
+                "level": "patient",
+                "needs_prompts": False,
+                "uses_text": True,
+                "trainer": "pathotune.execution.patient_tuning:tune",
+                "evaluator": "pathotune.evaluation.patients:evaluate",
+                "predictor": "pathotune.inference.patient_score:predict",
+            },
+        ),
+        Entry(
             "transcriptomics",
             "pathotune.methods.transcriptomics.method:Transcriptomics",
             "Transcriptomics tuning",

@@ -47,7 +47,7 @@ def test_all_nets_at_once_are_the_nets_one_by_one():
         index = np.flatnonzero(members)
         first = genes[:, index] @ made.first_weight[start : start + len(index)] + made.first_bias[row]
         second = functional.elu(first) @ made.second_weight[row] + made.second_bias[row]
-        assert torch.allclose(made.pathways(genes)[:, row], functional.elu(second), atol=1e-6)
+        assert torch.allclose(made.pathways(made.members(genes))[:, row], functional.elu(second), atol=1e-6)
         start += len(index)
 
 
@@ -55,7 +55,7 @@ def test_a_pathway_sees_its_own_genes_only():
     made = encoder()
     genes = torch.randn(1, 5, requires_grad=True)
     for row, members in enumerate(MEMBER):
-        (gradient,) = torch.autograd.grad(made.pathways(genes)[:, row].sum(), genes)
+        (gradient,) = torch.autograd.grad(made.pathways(made.members(genes))[:, row].sum(), genes)
         assert torch.equal(gradient[0] != 0, torch.from_numpy(members != 0))
 
 
@@ -70,7 +70,7 @@ def test_patients_do_not_mix_and_every_weight_learns():
 def test_a_net_of_many_genes_starts_as_loud_as_one_of_few():
     torch.manual_seed(0)
     made = PathwayEncoder(member_of([4, 400], genes=500), width=8, tokens=2, inner=64, depth=1)
-    loud = made.pathways(torch.randn(200, 500)).std(dim=(0, 2))
+    loud = made.pathways(made.members(torch.randn(200, 500))).std(dim=(0, 2))
     assert 0.5 < float(loud[0] / loud[1]) < 2
 
 

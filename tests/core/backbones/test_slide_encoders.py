@@ -73,8 +73,9 @@ class TitanConfig:
 
 
 @pytest.fixture
-def titan_folder(tmp_path):
+def titan_folder(tmp_path, monkeypatch):
     """A stand-in of the same layout as TITAN's repository, with weights of its own."""
+    monkeypatch.setenv("PATHOTUNE_CACHE", str(tmp_path / "cache"))
     folder = tmp_path / "titan"
     folder.mkdir()
     (folder / "vision_transformer.py").write_text(textwrap.dedent(NETWORK))
@@ -190,6 +191,14 @@ def test_titan_asks_before_it_runs_anybodys_code(titan_folder):
     (titan_folder / "vision_transformer.py").write_text("raise SystemExit('ran')")
     with pytest.raises(BackboneUnavailable, match=r"vision_transformer\.py.*all of your rights.*run_local_code=true"):
         load_slide_encoder("titan-slide", weights=titan_folder)
+
+
+def test_titans_code_once_agreed_to_runs_again_until_it_changes(titan_folder):
+    load_slide_encoder("titan-slide", weights=titan_folder, run_local_code=True)
+    assert load_slide_encoder("titan-slide").depth == 6
+    (titan_folder / "another.py").write_text("")
+    with pytest.raises(BackboneUnavailable, match="run_local_code=true"):
+        load_slide_encoder("titan-slide")
 
 
 def test_titan_says_what_its_folder_lacks(titan_folder, tmp_path, monkeypatch):

@@ -169,7 +169,7 @@ def test_prompts_one_by_one_are_prompts_together():
 
 def test_the_residual_is_added_once_unless_asked():
     clean, published = awake(build()).eval(), awake(build(double_residual=True)).eval()
-    image, side = torch.randn(2, 5, 192), torch.randn(2, 5, 192)
+    image, side = torch.randn(2, 5, 128), torch.randn(2, 5, 128)
     place, nothing = clean.place, torch.zeros(2, 5, dtype=torch.bool)
     gamma = clean.interactions[0].injector.gamma
     once, _ = clean.interactions[0].injector(image, side, place, nothing)
@@ -180,23 +180,25 @@ def test_the_residual_is_added_once_unless_asked():
     plain = clean.interactions[0].extractors[0]
     both = published.interactions[0].extractors[0]
     added = side + plain.attention(side, image, query_place=place)[0]
-    assert torch.allclose(plain(side, image, place, None), added + plain.feed(added), atol=1e-6)
-    assert torch.allclose(both(side, image, place, None), added + side + both.feed(added + side), atol=1e-5)
+    assert torch.allclose(plain(side, image, place, None)[0], added + plain.feed(added), atol=1e-6)
+    assert torch.allclose(both(side, image, place, None)[0], added + side + both.feed(added + side), atol=1e-5)
 
 
 def test_attention_maps_are_shares_of_the_tiles():
     model = awake(build(clinical_token=True)).eval()
     given = patients(clinical=torch.randn(2, 5), has_clinical=torch.tensor([True, False]))
     maps = model(given, attention=True).attention
-    assert set(maps) == {"clinical", "task", "gene"}
+    assert set(maps) == {"to clinical", "to task", "to gene", "task looks"}
     assert all(value.shape == (2, 3, 9) for value in maps.values())
+    looks = maps.pop("task looks")
+    assert torch.allclose(looks.sum(dim=-1), torch.ones(2, 3), atol=1e-5)
     assert torch.allclose(sum(maps.values()), torch.ones(2, 3, 9), atol=1e-5)
-    assert torch.equal(maps["clinical"][1], torch.zeros(3, 9)) and (maps["clinical"][0] > 0).all()
+    assert torch.equal(maps["to clinical"][1], torch.zeros(3, 9)) and (maps["to clinical"][0] > 0).all()
 
 
 def test_concat_reads_out_three_parts():
     model = build(read_out="concat").eval()
-    assert model.fuse.in_features == 3 * 192
+    assert model.fuse.in_features == 3 * 128
     given = patients()
     answer = model(given._replace(has_genes=torch.tensor([False, True])))
     assert torch.isfinite(answer.vectors).all()

@@ -58,13 +58,16 @@ class PathwayEncoder(nn.Module):
         self.project = nn.Linear(inner, width)
         self.compress = nn.Linear(pathways, tokens)
 
-    def pathways(self, genes: Tensor) -> Tensor:
-        """One vector per pathway of (batch, genes): (batch, pathways, inner)."""
+    def members(self, genes: Tensor) -> Tensor:
+        """(batch, genes) as (batch, memberships): a gene comes once for each pathway it is in."""
+        return genes[:, self.gene_index]
+
+    def pathways(self, members: Tensor) -> Tensor:
+        """One vector per pathway of (batch, memberships): (batch, pathways, inner)."""
         # Batch last, so that the sum over the genes of a pathway runs over rows.
-        members = genes[:, self.gene_index].T  # (memberships, b)
-        weighted = members[:, :, None] * self.first_weight[:, None, :]  # (memberships, b, inner)
+        weighted = members.T[:, :, None] * self.first_weight[:, None, :]  # (memberships, b, inner)
         summed = torch.segment_reduce(weighted.flatten(1), "sum", lengths=self.sizes, axis=0, unsafe=True)
-        first = summed.reshape(len(self.sizes), len(genes), -1) + self.first_bias[:, None, :]  # (pathways, b, inner)
+        first = summed.reshape(len(self.sizes), len(members), -1) + self.first_bias[:, None, :]  # (pathways, b, inner)
         first = functional.alpha_dropout(functional.elu(first), self.dropout, self.training)
         second = torch.baddbmm(self.second_bias[:, None, :], first, self.second_weight)
         second = functional.alpha_dropout(functional.elu(second), self.dropout, self.training)
@@ -72,7 +75,11 @@ class PathwayEncoder(nn.Module):
 
     def forward(self, genes: Tensor) -> Tensor:
         """Tokens (batch, tokens, width) of z-scores (batch, genes)."""
-        mixed = self.pathways(genes)
+        return self.mixed(self.members(genes))
+
+    def mixed(self, members: Tensor) -> Tensor:
+        """The same of (batch, memberships)."""
+        mixed = self.pathways(members)
         for layer in self.mixer:
             mixed = layer(mixed)
         projected = self.project(self.norm(mixed))  # (b, pathways, width)

@@ -18,7 +18,7 @@ from pathotune.backbones import weights
 from pathotune.backbones.card import BackboneCard
 from pathotune.backbones.slide.surface import Embedded, SlideEncoder
 from pathotune.errors import BackboneUnavailable, MissingPackage, TuningMismatch
-from pathotune.settings import settings
+from pathotune.settings import read_json, settings, write_json
 
 CODE = ("vision_transformer.py", "configuration_titan.py")
 WEIGHTS = "model.safetensors"
@@ -37,7 +37,7 @@ def build(card: BackboneCard, folder: Path | None, run_local_code: bool) -> Tita
     Parameters
     ----------
     folder : with its code and weights; None looks in the models folder under the card's name.
-    run_local_code : the person has agreed that this code runs.
+    run_local_code : the person has agreed that this code runs. It is remembered on this machine for exactly this code.
 
     Raises
     ------
@@ -46,7 +46,7 @@ def build(card: BackboneCard, folder: Path | None, run_local_code: bool) -> Tita
     WeightsRefused
         The weights do not fit the network.
     """
-    place = folder or settings().models_dir / card.name
+    place = folder or _agreed_folder() or settings().models_dir / card.name
     missing = [name for name in (*CODE, WEIGHTS) if not (place / name).is_file()]
     if missing:
         raise BackboneUnavailable(
@@ -54,16 +54,40 @@ def build(card: BackboneCard, folder: Path | None, run_local_code: bool) -> Tita
             f"its repository into {place}, or name the folder with --set slide_weights=FOLDER; {', '.join(missing)} "
             f"{'is' if len(missing) == 1 else 'are'} not there."
         )
-    if not run_local_code:
+    if not run_local_code and not _is_agreed(place):
         raise BackboneUnavailable(
             f"{card.title} runs code of its authors ({' and '.join(CODE)} in {place}) on this machine, with all of "
             "your rights. Look at these files first; if you agree, say so with --set run_local_code=true."
         )
     network = _network(place)
+    write_json(_agreements(), {"folder": str(place.resolve()), "sha256": _code_sha256(place)})
     tensors = weights.read_tensors(place / WEIGHTS)
     own = {name[len(PREFIX) :]: value for name, value in tensors.items() if name.startswith(PREFIX)}
     weights.load_strictly(network, own, card, WEIGHTS)
     return Titan(card, network)
+
+
+def _agreements() -> Path:
+    """Which code a person agreed to on this machine, and where it lies; a tuning file can never say so."""
+    return settings().cache_dir / "titan-code.json"
+
+
+def _code_sha256(folder: Path) -> str:
+    """Of all code in the folder, as one file may import another."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.py")):
+        digest.update(f"{path.name}\n".encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _is_agreed(folder: Path) -> bool:
+    """Whether exactly this code was agreed to before."""
+    return read_json(_agreements()).get("sha256") == _code_sha256(folder)
+
+
+def _agreed_folder() -> Path | None:
+    known = read_json(_agreements()).get("folder")
+    return Path(known) if isinstance(known, str) and Path(known).is_dir() else None
 
 
 class _Context(NamedTuple):

@@ -120,11 +120,16 @@ class Extractor(nn.Module):
         self.feed = FeedForward(width, inner)
         self.drop_path, self.double_residual = drop_path, double_residual
 
-    def forward(self, side: Tensor, image: Tensor, place: Tensor, hidden: Tensor | None) -> Tensor:
-        """Side tokens (batch, tokens, width); `hidden` (batch, tiles) is true where there is no tile."""
-        read, _ = self.attention(side, image, query_place=place, hidden=hidden)
+    def forward(
+        self, side: Tensor, image: Tensor, place: Tensor, hidden: Tensor | None, weights: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """Side tokens (batch, tokens, width), and how they attended to tiles (batch, tokens, tiles) where asked.
+
+        `hidden` (batch, tiles) is true where there is no tile.
+        """
+        read, shares = self.attention(side, image, query_place=place, hidden=hidden, weights=weights)
         side = side + read + (side if self.double_residual else 0.0)
-        return side + drop_path(self.feed(side), self.drop_path, self.training)
+        return side + drop_path(self.feed(side), self.drop_path, self.training), shares
 
 
 class Interaction(nn.Module):
@@ -165,8 +170,8 @@ class Interaction(nn.Module):
         hidden_side: Tensor,
         hidden_tiles: Tensor | None,
         weights: bool = False,
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """One block.
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor] | None]:
+        """One block: tokens and side tokens behind it, and attention where asked.
 
         Parameters
         ----------
@@ -175,16 +180,21 @@ class Interaction(nn.Module):
         place : (side tokens, width) learned positions.
         layers : the frozen layers of this block, from tokens to tokens.
         hidden_side, hidden_tiles : (batch, …) true where a side token, or a tile, is not there.
-        weights : also how tiles attended to side tokens, (batch, tiles, side tokens).
+        weights : also how tiles attended to side tokens, (batch, tiles, side tokens), and side tokens to tiles,
+            (batch, side tokens, tiles), the mean over the extractors.
         """
         if self.itself is not None:
             read, _ = self.itself(side, query_place=place, hidden=hidden_side)
             side = side + read
         image, shares = self.injector(tokens[:, 1:], side, place, hidden_side, weights)
         tokens = layers(torch.cat([tokens[:, :1], image], dim=1))
+        looks = []
         for extractor in self.extractors:
-            side = extractor(side, tokens[:, 1:], place, hidden_tiles)
-        return tokens, side, shares
+            side, look = extractor(side, tokens[:, 1:], place, hidden_tiles, weights)
+            looks.append(look)
+        if shares is None:
+            return tokens, side, None
+        return tokens, side, (shares, torch.stack([look for look in looks if look is not None]).mean(dim=0))
 
 
 class TextProjector(nn.Module):
@@ -215,19 +225,24 @@ def drop_path(values: Tensor, rate: float, training: bool) -> Tensor:
     return values * kept / (1.0 - rate)
 
 
-def text_loss(vectors: Tensor, targets: Tensor, temperature: float = 1.0, weight: float = 10.0) -> Tensor:
+def text_loss(
+    vectors: Tensor, targets: Tensor, temperature: float = 1.0, weight: float = 10.0, known: Tensor | None = None
+) -> Tensor:
     """How far fused vectors are from their text targets: KL divergence of softmaxes over unit vectors.
 
     Parameters
     ----------
     vectors, targets : (samples, prompts, width).
     temperature, weight : T and the factor in front: weight · T² · sum over the prompts, mean over the samples.
+    known : (samples, prompts) true where there is a target; the others count nothing.
 
     The figure of the paper calls the squashing a sigmoid, the authors' code is a softmax; this is the softmax.
     """
     said = functional.log_softmax(functional.normalize(vectors.float(), dim=-1) / temperature, dim=-1)
     wanted = functional.log_softmax(functional.normalize(targets.float(), dim=-1) / temperature, dim=-1)
     divergence = (wanted.exp() * (wanted - said)).sum(dim=-1)  # (samples, prompts)
+    if known is not None:
+        divergence = torch.where(known, divergence, torch.zeros_like(divergence))
     return weight * temperature**2 * divergence.sum(dim=-1).mean()
 
 

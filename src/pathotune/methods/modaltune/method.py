@@ -28,6 +28,7 @@ class Patients(NamedTuple):
     genes : (b, genes) z-scores; None where the tuning has no genes.
     has_genes : (b,) true where the patient has expression.
     clinical : (b, 5) or None; has_clinical : (b,).
+    members : (b, memberships) in place of what `genes` come to, for attributions.
     """
 
     features: Tensor
@@ -37,6 +38,7 @@ class Patients(NamedTuple):
     has_genes: Tensor | None = None
     clinical: Tensor | None = None
     has_clinical: Tensor | None = None
+    members: Tensor | None = None
 
 
 class Answer(NamedTuple):
@@ -44,8 +46,10 @@ class Answer(NamedTuple):
 
     vectors : (b, prompts, output_dim) fused, not yet of unit length.
     image : (b, prompts, width) the image's part.
-    attention : source ("task", "gene", "clinical") → (b, prompts, n), how much of a tile's attention goes to those
-        tokens, averaged over injectors and heads; empty where not asked for.
+    attention : (b, prompts, n) by name; empty where not asked for. "to task", "to gene", "to clinical": how much of a
+        tile's attention goes to those tokens, averaged over injectors and heads; they sum to 1 over the names. "task
+        looks": how the task token's attention is spread over the tiles, averaged over extractors and heads; it sums to
+        1 over the tiles.
     """
 
     vectors: Tensor
@@ -144,8 +148,8 @@ class ModalTune(nn.Module):
                     values = self.backbone.layer(index, values, context)
                 return values
 
-            tokens, side, shares = interaction(tokens, side, self.place, layers, hidden, hidden_tiles, attention)
-            maps.append(shares)
+            tokens, side, looks = interaction(tokens, side, self.place, layers, hidden, hidden_tiles, attention)
+            maps.append(looks)
         image = self.backbone.read_out(tokens, context)
         vectors = self._fused(image, side, hidden)
         found = self._by_source(maps, order) if attention else {}
@@ -179,7 +183,8 @@ class ModalTune(nn.Module):
         known = _present(patients.genes, patients.has_genes, few, device)
         if patients.genes is None or not bool(known.any()):
             return torch.zeros(few, encoder.tokens, self.backbone.width, device=device), ~known
-        tokens = encoder(torch.where(known[:, None], patients.genes, torch.zeros_like(patients.genes)))
+        genes = torch.where(known[:, None], patients.genes, torch.zeros_like(patients.genes))
+        tokens = encoder.mixed(encoder.members(genes) if patients.members is None else patients.members)
         return torch.where(known[:, None, None], tokens, torch.zeros_like(tokens)), ~known
 
     def _fused(self, image: Tensor, side: Tensor, hidden: Tensor) -> Tensor:
@@ -194,16 +199,18 @@ class ModalTune(nn.Module):
         fused: Tensor = self.fuse(self.norm(joined))
         return fused
 
-    def _by_source(self, maps: list[Tensor | None], order: Tensor | None) -> dict[str, Tensor]:
-        """How much of each tile's attention goes to which kind of token, (b * prompts, n) in the tiles' own order."""
-        shares = torch.stack([shares for shares in maps if shares is not None]).mean(dim=0)  # (b, n, side tokens)
+    def _by_source(self, maps: list[tuple[Tensor, Tensor] | None], order: Tensor | None) -> dict[str, Tensor]:
+        """`Answer.attention`, (b * prompts, n) each, in the tiles' own order."""
+        known = [found for found in maps if found is not None]
+        shares = torch.stack([one for one, _ in known]).mean(dim=0)  # (b, n, side tokens)
+        looks = torch.stack([look for _, look in known]).mean(dim=0)[:, self.sources.index("task")]  # (b, n)
         if order is not None:
-            shares = shares[:, torch.argsort(order)]
+            shares, looks = shares[:, torch.argsort(order)], looks[:, torch.argsort(order)]
         names = np.asarray(self.sources)
         return {
-            name: shares[..., torch.from_numpy(np.flatnonzero(names == name)).to(shares.device)].sum(dim=-1)
+            f"to {name}": shares[..., torch.from_numpy(np.flatnonzero(names == name)).to(shares.device)].sum(dim=-1)
             for name in dict.fromkeys(self.sources)
-        }
+        } | {"task looks": looks}
 
     def trainable_state(self) -> dict[str, np.ndarray]:
         """Every trained tensor and the random projector, by name; nothing of the slide encoder."""
