@@ -24,6 +24,7 @@ GROUPS: tuple[str, ...] = (
     "cohort",
     "running",
     "replaying",
+    "doctor",
     "viewing",
     "demonstration",
 )
