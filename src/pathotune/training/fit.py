@@ -165,7 +165,7 @@ class _Course:
             parameter.grad = gradient
         value = float(loss.detach())
         if self.optimizer is not None:
-            take_step(self.optimizer, value, rate)
+            take_step(self.optimizer, value, rate, self.training.clip_norm)
         return value
 
     def _take_best(self, epoch: int) -> dict[str, float]:

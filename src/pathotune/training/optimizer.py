@@ -43,8 +43,12 @@ def optimizer_for(
     return kind(groups, lr=lr)
 
 
-def take_step(optimizer: optim.Optimizer, loss: float, rate: float) -> None:
-    """One step at this learning rate with the gradients that lie in the parameters, their norm cut at `GRADIENT_NORM`.
+def take_step(optimizer: optim.Optimizer, loss: float, rate: float, most: float = GRADIENT_NORM) -> None:
+    """One step at this learning rate with the gradients that lie in the parameters.
+
+    Parameters
+    ----------
+    most : their norm is cut at it; 0 leaves it as it is.
 
     Raises
     ------
@@ -57,7 +61,7 @@ def take_step(optimizer: optim.Optimizer, loss: float, rate: float) -> None:
     for group in optimizer.param_groups:
         group["lr"] = rate * group.get("share", 1.0)
         parameters += group["params"]
-    norm = torch.nn.utils.clip_grad_norm_(parameters, GRADIENT_NORM)
+    norm = torch.nn.utils.clip_grad_norm_(parameters, most or math.inf)
     if not (math.isfinite(loss) and bool(torch.isfinite(norm))):
         raise NotFinite(
             f"The training went astray (loss {loss:g}, gradient {float(norm):g}). "

@@ -215,7 +215,7 @@ class Run:
                 break
             except RuntimeError as error:
                 self._shrink(error)
-        take_step(self.optimizer, loss, rate)
+        take_step(self.optimizer, loss, rate, self.training.clip_norm)
         return loss
 
     def _gradients(self, inputs: Inputs, labels: Tensor) -> float:

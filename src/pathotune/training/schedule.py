@@ -33,6 +33,16 @@ class TrainingConfig:
         Literal["adamw", "sgd"],
         {"tooltip": "adamw: what works at the usual rate. sgd: plain steps, as papers have them, at a rate of 0.03."},
     ] = "adamw"
+    clip_norm: Annotated[
+        float,
+        {
+            "min": 0.0,
+            "max": 1000.0,
+            "step": 0.1,
+            "label": "Largest gradient",
+            "tooltip": "A step's gradient is cut at this norm, so that one odd batch does no harm. 0: never cut.",
+        },
+    ] = 1.0
     warmup_epochs: Annotated[
         int, {"min": 0, "max": 100, "tooltip": "Epochs in which the learning rate rises to its full value."}
     ] = 2

@@ -5,10 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
+import torch
 
 from pathotune.events import Note, result_of
+from pathotune.methods import load_config
 from pathotune.methods.checkpoint import Tuning
+from pathotune.prompts.text import text_for
+from pathotune.training.examples import gather
 from pathotune.training.loop import tune
+from pathotune.training.optimizer import take_step
+from pathotune.training.run import START_TILES, Run
 from pathotune.training.schedule import TrainingConfig
 
 QUICK = TrainingConfig(epochs=2, batch_size=8, tiles_per_epoch=24, warmup_epochs=1, precision="float32")
@@ -40,9 +47,60 @@ def test_a_backbone_without_tokens_is_tuned_with_a_warning(tiny_backbone, source
 
 def test_the_published_recipe_can_be_asked_for(tiny_backbone, source, tmp_path):
     published = {**WORDS, "neck_start": "identity", "standardise": "false"}
-    training = replace(QUICK, optimizer="sgd", lr=0.03, weight_decay=0.0, epochs=4)
+    training = replace(QUICK, optimizer="sgd", lr=0.03, weight_decay=0.0, clip_norm=0.0, epochs=4)
     result = result_of(tune([source], "cite", published, tiny_backbone(), training, out=tmp_path / "t"))
     losses = [epoch["train_loss"] for epoch in result["epochs"]]
     assert losses[-1] < losses[0]
     mean = Tuning.load(result["out"]).trained["head.mean"]
     assert not mean.any(), "the features go in as they are"
+
+
+def prepared(backbone, source, training, **settings):
+    """A training of CITE before its first step."""
+    config = load_config("cite", {**WORDS, **settings})
+    stream = gather([source], training.reading_of(backbone.card), training)
+    while True:
+        try:
+            next(stream)
+        except StopIteration as end:
+            examples = end.value
+            break
+    _, text = text_for(config, examples.task, examples.class_names, 0.5)
+    run = Run("cite", config, backbone, examples, training, text, "cpu")
+    list(run.prepare())
+    return run
+
+
+def test_the_tokens_start_at_the_mean_of_the_training_tiles_own(tiny_backbone, source):
+    run = prepared(tiny_backbone(), source, QUICK)
+    values = run.model.encoder.prompts["tvp"].values.detach()
+    train = run.examples.train
+    own = run.tiles.lower(train).float().mean(dim=(0, 1))
+    assert values.abs().max() > 0.01, "they were given the tiles to look at"
+    assert torch.nn.functional.cosine_similarity(values[0, 0], own, dim=0) > 0.95
+    assert len(train) > 4 and START_TILES >= 16
+    zero = prepared(tiny_backbone(), source, QUICK, token_start="zero")
+    assert not zero.model.encoder.prompts["tvp"].values.any()
+
+
+def test_sgd_takes_plain_steps_and_no_gradient_is_cut_where_that_is_asked(tiny_backbone, source):
+    training = replace(QUICK, optimizer="sgd", lr=0.03, weight_decay=0.0, clip_norm=0.0)
+    run = prepared(tiny_backbone(), source, training, neck_start="identity", standardise="false")
+    assert type(run.optimizer) is torch.optim.SGD and run.optimizer.defaults["momentum"] == 0
+    before = {name: value.detach().clone() for name, value in run.parameters.items()}
+    batch = run.examples.train[:8]
+    run.step(batch, 0.03)
+    for name, value in run.parameters.items():
+        assert value.grad is not None and value.grad.abs().max() > 0
+        torch.testing.assert_close(value.detach(), before[name] - 0.03 * value.grad, atol=1e-7, rtol=1e-5)
+    adam = prepared(tiny_backbone(), source, QUICK)
+    assert type(adam.optimizer) is torch.optim.AdamW
+
+
+@pytest.mark.parametrize(("most", "moved"), [(0.0, 50.0), (1.0, 1.0), (5.0, 5.0)])
+def test_gradients_are_cut_at_the_norm_that_is_set(most, moved):
+    weight = torch.nn.Parameter(torch.zeros(4))
+    optimizer = torch.optim.SGD([weight], lr=1.0)
+    weight.grad = torch.tensor([30.0, 40.0, 0.0, 0.0])
+    take_step(optimizer, 1.0, 1.0, most)
+    assert float(weight.detach().norm()) == pytest.approx(moved, rel=1e-3)

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 class CiteConfig(LateConfig):
     """Options of CITE (MICCAI 2023).
 
-    The published recipe, where it differs from these defaults: `--set neck_start=identity --set standardise=false`
-    with `--set optimizer=sgd --lr 0.03`.
+    The published recipe, where it differs from these defaults: `--set neck_start=identity --set standardise=false
+    --set optimizer=sgd --lr 0.03 --set weight_decay=0 --set clip_norm=0 --batch-size 128`; with its text model,
+    `--set text_encoder=hf:michiyasunaga/BioLinkBERT-large@pooler`, on the backbone clip-vit-b-16.
     """
 
     tokens: Annotated[
