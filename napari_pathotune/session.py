@@ -92,6 +92,7 @@ class Session:
         self._viewer = weakref.ref(viewer)
         self.job = JobState()
         self.job_slide_path = ""
+        self.tunes_on_cohort = False
         self.tuning: Tuning | None = None
         self.results: list[Result] = []
         self.companions: dict[str, Any] = {}  # what other files keep for this session, freed with it
@@ -238,7 +239,8 @@ class Session:
         return [
             layer
             for layer in self.viewer.layers
-            if type(layer).__name__ in ("Shapes", "Points") and facts(layer).get("kind") not in ("measurement", "measured")
+            if type(layer).__name__ in ("Shapes", "Points")
+            and facts(layer).get("kind") not in ("measurement", "measured")
         ]
 
     # -- results
@@ -462,6 +464,7 @@ class Session:
     def start(self, job: Job, slide_path: str, text: str) -> None:
         """Note that a job was handed to the worker."""
         self.job_slide_path = slide_path
+        self.tunes_on_cohort = job.command == "tune" and bool(job.arguments.get("cohort"))
         self._set_job(JobState("starting", job.command, text=text))
 
     def cancelling(self) -> None:

@@ -11,6 +11,7 @@ from qtpy.QtWidgets import QFrame, QScrollArea, QSizePolicy, QTabWidget, QVBoxLa
 from napari_pathotune.session import session_of
 from napari_pathotune.widgets.after_tuning import AfterTuning
 from napari_pathotune.widgets.areas import AreaPanel
+from napari_pathotune.widgets.cohort import CohortPanel
 from napari_pathotune.widgets.genes import GenePanel
 from napari_pathotune.widgets.overlays import OverlayPanel
 from napari_pathotune.widgets.parts import heading, text_label
@@ -54,6 +55,9 @@ class PathoTuneDock(QWidget):
         self.tabs.setTabToolTip(1, "Tune on regions you draw.")
         self.tabs.addTab(self.areas, "Areas")
         self.tabs.setTabToolTip(2, "How much of the slide and of each region every class covers.")
+        self.cohort = CohortPanel(self.session, self.runner)
+        self.tabs.addTab(self.cohort, "Cohort")
+        self.tabs.setTabToolTip(3, "Tune on a table of slides: labels of whole slides, expression, survival.")
         self.readout = CursorReadout(self.session)
         self.readout.pointed = self.overlay.more.point_at
         self._lay_out()

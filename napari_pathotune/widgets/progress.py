@@ -156,6 +156,8 @@ def done_text(job: JobState) -> str:
     took = f" in {duration(seconds)}" if isinstance(seconds, int | float) else ""
     if job.command == "tune":
         scores = result.get("val") or {}
+        if result.get("said"):
+            return f"Tuned{took}. {result['said'][0]}"
         accuracy = scores.get("balanced_accuracy")
         judged = f" Balanced accuracy on held-out regions: {accuracy:.2f}." if isinstance(accuracy, int | float) else ""
         return f"Tuned{took}.{judged} Ready to predict."

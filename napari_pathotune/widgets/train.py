@@ -450,12 +450,16 @@ class TunePanel(QWidget):
         document.set_palette(base.including(wanted), "Classes of the task")
 
     def _on_event(self, event: Any) -> None:
-        if self.session.job.command == "tune" and isinstance(event, events.EpochEnd):
+        if self._is_mine(self.session.job) and isinstance(event, events.EpochEnd):
             accuracy = event.metrics.get("balanced_accuracy")
             self.curves.take(event.epoch, event.epochs, event.train_loss, accuracy, event.best_epoch)
 
+    def _is_mine(self, job: JobState) -> bool:
+        """Whether a job tunes on regions."""
+        return job.command == "tune" and not self.session.tunes_on_cohort
+
     def _on_job_changed(self, job: JobState) -> None:
-        if job.command == "tune":
+        if self._is_mine(job):
             if job.stage == "starting":
                 self.curves.clear()
                 self.curves.setVisible(True)

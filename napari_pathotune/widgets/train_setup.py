@@ -22,12 +22,18 @@ START = {"speed": "interactive"}
 
 
 class TrainSetup(QWidget):
-    """Backbone with its card, method with its options, training options."""
+    """Backbone with its card, method with its options, training options.
+
+    Parameters
+    ----------
+    levels : what one sample of the methods that are offered is ("tile", "slide", "patient", "spot").
+    """
 
     changed = Signal()
 
-    def __init__(self) -> None:
+    def __init__(self, levels: tuple[str, ...] = ("tile",)) -> None:
         super().__init__()
+        self._levels = levels
         self.backbone = combo("Backbone", "The frozen model the prompts are tuned in.")
         self.backbone_card = Card("About this backbone")
         self.method = combo("Method", "How the backbone is adapted.")
@@ -72,7 +78,7 @@ class TrainSetup(QWidget):
         for card in all_cards():
             if card.kind == "tile":
                 self.backbone.addItem(card.title, card.name)
-        for name in methods_of_level("tile"):
+        for name in methods_of_level(*self._levels):
             self.method.addItem(METHODS[name].title, name)
 
     @property

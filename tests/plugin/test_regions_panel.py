@@ -17,6 +17,7 @@ from napari_pathotune.layers import facts, slide_layer
 from napari_pathotune.session import JobState
 from napari_pathotune.widgets.regions_palette import NAME
 from pathotune import events
+from pathotune.execution.job import Job
 from pathotune.regions import read_regions
 from pathotune.regions.region import Region
 
@@ -226,15 +227,13 @@ def test_several_slides_train_together_and_one_can_be_left_out(
     board.of(on_slide).document.add([Region(shapely.box(0, 0, 9, 9), "Necrosis")])
     assert len(read_regions(job.arguments["sources"][0]["regions"])) == 1, "what was drawn on after is not in it"
     dock.tune._on_slide_toggled(facts(second)["path"], False)
-    assert set(dock.tune.drawn()) == {"Tumor", "Necrosis"}
+    assert set(dock.tune.plan.drawn()) == {"Tumor", "Necrosis"}
     assert len(dock.tune.job().arguments["sources"]) == 1
 
 
 def test_a_job_is_saved_as_the_file_that_the_command_line_reads(
     dock: Any, on_slide: Any, tmp_path: Path, notices: list[str]
 ) -> None:
-    from pathotune.execution.job import Job
-
     dock.tune.write_job(tmp_path / "mine.yaml")
     assert "two classes" in notices[-1] and not (tmp_path / "mine.yaml").exists()
     document = dock.tune.board.active.document
@@ -263,10 +262,7 @@ def test_curves_follow_the_epochs_and_the_result_is_shown(
 ) -> None:
     session, tune = dock.session, dock.tune
 
-    class Fake:
-        command = "tune"
-
-    session.start(Fake(), str(slide_path), "Starting…")
+    session.start(Job("tune"), str(slide_path), "Starting…")
     assert not tune.curves.isHidden() and not tune.go.isEnabled()
     for epoch in (1, 2, 3):
         session.take(events.EpochEnd(epoch, 8, 1.0 / epoch, {"balanced_accuracy": 0.5 + epoch / 10}, epoch))
@@ -320,11 +316,8 @@ def test_after_a_probe_the_line_before_training_says_how_long(
     assert tune.hint.isHidden() and "held out" in tune.cost.text()
     assert "tiles" in tune.cost.text() and " min" not in tune.cost.text()
 
-    class Fake:
-        command = "probe"
-
     tune._probed = tune._speed_key()
-    dock.session.start(Fake(), "", "Trying…")
+    dock.session.start(Job("probe"), "", "Trying…")
     dock.session.take(events.Finished({"read": 0.1, "lower": 0.1, "learn": 0.5, "judge": 0.1, "backbone": "x"}))
     assert " min" in tune.cost.text() and "MB" in tune.cost.text() and tune.probe.isHidden()
 

@@ -1,0 +1,102 @@
+"""A tuning on a table of slides from the dock."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("qtpy.QtWidgets")
+pytest.importorskip("napari")
+
+from napari_pathotune.cohort import CohortPlan, said_of
+from pathotune import events
+from pathotune.datasets.cohort import read_cohort
+from pathotune.execution.job import Job
+from pathotune.methods import methods_of_level
+
+TABLE = """slide,patient,label,split
+a.svs,p1,normal,train
+b.svs,p1,normal,train
+c.svs,p2,tumour,train
+d.svs,p3,tumour,test
+"""
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    path = tmp_path / "Köln kohorte.csv"
+    path.write_text(TABLE, encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def dock(qapp: Any, viewer: Any) -> Any:
+    from napari_pathotune.widgets.dock import PathoTuneDock
+
+    made = PathoTuneDock(viewer)
+    yield made
+    made.close()
+
+
+def test_a_table_is_said_in_words(table: Path) -> None:
+    plan = CohortPlan(read_cohort(table))
+    said = plan.summary()
+    assert "4 slides of 3 patients" in said and "normal 2, tumour 2" in said and "train 3, test 1" in said
+    assert "survival" not in said
+    assert plan.suggested_name("mil", "tiny") == "Köln kohorte-mil-tiny"
+
+
+def test_a_cohort_becomes_a_job_with_what_belongs_to_it(dock: Any, table: Path, tmp_path: Path) -> None:
+    panel = dock.cohort
+    assert "Choose the table" in panel.hint.text() and not panel.go.isEnabled()
+    panel.table.set_path(table)
+    assert "4 slides" in panel.summary.text() and panel.missing() == "" and panel.go.isEnabled()
+    features = tmp_path / "features"
+    panel.companions["features"].set_path(features)
+    assert str(features) in panel.missing() and not panel.go.isEnabled()
+    features.mkdir()
+    panel.companions["features"].changed.emit()
+    arguments = panel.job().arguments
+    assert arguments["cohort"] == str(table) and arguments["features"] == str(features)
+    assert arguments["method"] in methods_of_level("slide", "patient", "spot") and "sources" not in arguments
+    assert Path(arguments["out"]).name.startswith("Köln kohorte-")
+    panel.write_job(tmp_path / "job")
+    assert Job.from_yaml(tmp_path / "job.yaml").arguments == {**arguments, "out": arguments["out"]}
+
+
+def test_a_table_that_cannot_be_used_is_said(dock: Any, tmp_path: Path) -> None:
+    panel = dock.cohort
+    panel.table.set_path(tmp_path / "none.csv")
+    assert "none.csv" in panel.hint.text() and panel.summary.isHidden()
+    (tmp_path / "parted.csv").write_text("slide,patient,label,split\na,p,x,train\nb,p,y,test\n")
+    panel.table.set_path(tmp_path / "parted.csv")
+    assert "p" in panel.hint.text() and not panel.go.isEnabled()
+
+
+def test_its_methods_are_those_of_whole_slides_and_the_regions_tab_has_the_others(dock: Any) -> None:
+    def offered(setup: Any) -> list[str]:
+        return [setup.method.itemData(row) for row in range(setup.method.count())]
+
+    assert set(offered(dock.cohort.setup)) == set(methods_of_level("slide", "patient", "spot"))
+    assert not set(offered(dock.cohort.setup)) & set(offered(dock.tune.setup))
+
+
+def test_the_end_of_a_tuning_on_a_cohort_is_said_there_and_not_beside_the_regions(dock: Any, tmp_path: Path) -> None:
+    session = dock.session
+    session.start(Job("tune", {"cohort": "c.csv"}), "", "Starting…")
+    session.take(events.EpochEnd(1, 9, 0.5, {"balanced_accuracy": 0.8}, 1))
+    assert dock.cohort.curves.loss == [(1, 0.5)] and not dock.tune.curves.loss
+    result = {
+        "said": ["AUC 0.97 on 15 held-out slides."],
+        "out": str(tmp_path / "x.pathotune.safetensors"),
+        "seconds": 3,
+    }
+    session.take(events.Finished(result))
+    assert "AUC 0.97" in dock.cohort.said.text() and dock.tune.result.isHidden()
+    assert said_of(result)[-1] == "Saved as x.pathotune.safetensors."
+    assert "AUC 0.97" in dock.progress.text.text()
+    session.start(Job("tune", {"sources": []}), "", "Starting…")
+    session.take(events.EpochEnd(1, 9, 0.25, {}, 1))
+    assert dock.tune.curves.loss == [(1, 0.25)] and dock.cohort.curves.loss == [(1, 0.5)]
