@@ -103,7 +103,7 @@ def test_saved_is_loaded(tuning, cohort):
     cells = torch.from_numpy(cells_of(bag.coords_px0, bag.tile_px0))
     with torch.no_grad():
         assert torch.equal(model(features, cells).logits, again(features, cells).logits)
-    assert set(loaded.trained) == {key for key in model.trainable_state()}
+    assert set(loaded.trained) == set(model.trainable_state())
     assert all(np.array_equal(loaded.tensors[TRAINED + key], value) for key, value in model.trainable_state().items())
 
 

@@ -34,7 +34,7 @@ CLASSES: tuple[TissueClass, ...] = (
     TissueClass("Adipose", (240, 200, 60), "adipose", "Empty fat cells with thin walls."),
     TissueClass("Ignore*", (180, 180, 180), "background", "A stroke of a marker pen."),
 )
-BACKGROUND, NEST, PEN = 0, 1, 8
+BACKGROUND, NEST, RIM, PEN = 0, 1, 5, 8
 LOOK_ALIKES = (("Tumor", "Benign glands"), ("Stroma", "Smooth muscle"))
 """Pairs of classes with the same colours: only the arrangement of cells and fibres tells them apart."""
 
@@ -180,9 +180,10 @@ class Layout:
                 nest.reach + len(y)
             ):
                 continue
-            mask = nest.covers(*np.meshgrid(x, y))
-            if mask.any():
-                yield Piece(number, NEST, mask)
+            places = np.meshgrid(x, y)
+            for tissue, mask in ((RIM, nest.covers(*places, rim=True)), (NEST, nest.covers(*places))):
+                if mask.any() and (tissue == NEST or nest.rim):
+                    yield Piece(number, tissue, mask)
 
     def _candidates(self, left: float, top: float, right: float, bottom: float) -> NDArray[np.intp]:
         """Indices of the seeds that can be nearest to some place of the block."""
@@ -218,6 +219,7 @@ class Layout:
                 best = np.where(nearer, distance, best)
                 tissue = np.where(nearer, self._tissue[cell], tissue)
         for nest in self.nests:
+            tissue[nest.covers(x, y, rim=True)] = RIM
             tissue[nest.covers(x, y)] = NEST
         tissue[self._tissue_depth_points(x, y) <= 0] = BACKGROUND
         if self._pen is not None:

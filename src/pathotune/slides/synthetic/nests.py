@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pathotune.errors import UsageError
 from pathotune.slides.synthetic.fields import salt
 
-_STARTS, _TRIES = 200, 100
+_STARTS, _TRIES = 400, 100
 _WAVES = (2, 3, 4, 5)
 
 
@@ -23,6 +23,7 @@ class Nest:
     x, y : its middle.
     radius : of the circle of its area.
     heights, turns : the waves of its border, as shares of the radius and as angles.
+    rim : width of a rim of immune cells around it; 0 where there is none.
     """
 
     x: float
@@ -30,17 +31,18 @@ class Nest:
     radius: float
     heights: tuple[float, ...]
     turns: tuple[float, ...]
+    rim: float = 0.0
 
     @property
     def reach(self) -> float:
-        """No place of it is farther from its middle."""
-        return self.radius * (1 + sum(abs(height) for height in self.heights))
+        """No place of it or its rim is farther from its middle."""
+        return self.radius * (1 + sum(abs(height) for height in self.heights)) + self.rim
 
-    def covers(self, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.bool_]:
-        """Which of these places lie in it."""
+    def covers(self, x: NDArray[np.float64], y: NDArray[np.float64], rim: bool = False) -> NDArray[np.bool_]:
+        """Which of these places lie in it, with its rim where that is wanted."""
         across, down = x - self.x, y - self.y
-        distance = np.hypot(across, down)
-        inside = np.asarray(distance <= self.reach)
+        distance = np.hypot(across, down) - (self.rim if rim else 0.0)
+        inside = np.asarray(distance <= self.reach - self.rim)
         near = inside & (distance > self.radius * (1 - sum(abs(height) for height in self.heights)))
         if near.any():
             angle = np.arctan2(down[near], across[near])
@@ -62,6 +64,7 @@ def place_nests(
     *,
     gap_um: float = 60.0,
     unevenness: float = 0.15,
+    rim_um: float = 0.0,
 ) -> tuple[Nest, ...]:
     """So many nests that together cover this area, nowhere nearer to each other or to the slide's edge than a gap.
 
@@ -73,6 +76,7 @@ def place_nests(
     seed : which places.
     gap_um : from one nest to the next.
     unevenness : how much the nests of a slide differ in area (0: not at all).
+    rim_um : width of a rim of immune cells around each, which is no part of its area.
 
     Raises
     ------
@@ -89,7 +93,7 @@ def place_nests(
         # A wavy border encloses a little more than its circle.
         radius /= float(np.sqrt(1 + (heights**2).sum() / 2))
         turns = rng.uniform(0, 2 * np.pi, len(_WAVES))
-        shapes.append(Nest(0.0, 0.0, radius, tuple(heights.tolist()), tuple(turns.tolist())))
+        shapes.append(Nest(0.0, 0.0, radius, tuple(heights.tolist()), tuple(turns.tolist()), rim_um / mpp))
     for _ in range(_STARTS):
         placed = _placed(shapes, width_px0, height_px0, gap_um / mpp, rng)
         if placed is not None:
