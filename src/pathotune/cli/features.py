@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -111,7 +112,7 @@ def features(
     if backbone is None and tuning is None:
         raise UsageError("Name what the features are made with: --backbone NAME, or --tuning FILE for a tuned one.")
     planned = plan_files(collect_slides(slides or [], table=table, recursive=recursive, mpp=slide_mpp), out)
-    chosen = [slide for slide, _ in planned][part_slice(part)]
+    chosen = planned[part_slice(part)]
     several = len(planned) > 1 or table is not None or part is not None
     options = {
         "backbone": backbone,
@@ -124,7 +125,7 @@ def features(
         "resume": resume,
     }
     summary = out / (f"features-{part.replace('/', '-of-')}.csv" if part else "features.csv") if several else None
-    results = _extract_all(chosen, options, out, summary, quiet)
+    results = _extract_all(chosen, options, summary, quiet)
     if as_json:
         print_json(results if several else results[0])
     code = exit_code([result["status"] for result in results])
@@ -133,7 +134,7 @@ def features(
 
 
 def plan_files(slides: list[SlideInput], out: Path) -> list[tuple[SlideInput, Path]]:
-    """Where each slide's file goes; checked before any work starts.
+    """Where each slide's file goes: by its id, or by its whole name where two slides have one id.
 
     Raises
     ------
@@ -141,12 +142,18 @@ def plan_files(slides: list[SlideInput], out: Path) -> list[tuple[SlideInput, Pa
     """
     from pathotune.features.folder import feature_path
 
+    def key(path: Path) -> str:
+        # Some file systems see no difference between capitals and small letters.
+        return os.path.normcase(str(path)).lower()
+
+    by_id = [feature_path(out / slide.folder, slide.path) for slide in slides]
+    often = Counter(map(key, by_id))
     planned: list[tuple[SlideInput, Path]] = []
     names: dict[str, Path] = {}
-    for slide in slides:
-        path = feature_path(out / slide.folder, slide.path)
-        # Some file systems see no difference between capitals and small letters.
-        other = names.setdefault(os.path.normcase(str(path)).lower(), slide.path)
+    for slide, path in zip(slides, by_id, strict=True):
+        if often[key(path)] > 1:
+            path = path.with_name(f"{slide.path.name}.h5")
+        other = names.setdefault(key(path), slide.path)
         if other is not slide.path:
             raise UsageError(
                 f"{slide.path} and {other} would both be written to {path}. Name one of them, rename one, or put them "
@@ -157,7 +164,7 @@ def plan_files(slides: list[SlideInput], out: Path) -> list[tuple[SlideInput, Pa
 
 
 def _extract_all(
-    slides: list[SlideInput], options: dict[str, Any], out: Path, summary: Path | None, quiet: bool
+    planned: list[tuple[SlideInput, Path]], options: dict[str, Any], summary: Path | None, quiet: bool
 ) -> list[dict[str, Any]]:
     """One slide after the other; a slide that fails does not stop the next."""
     from pathotune.execution.job import Job, run_job
@@ -165,10 +172,15 @@ def _extract_all(
     results: list[dict[str, Any]] = []
     backbones: dict[str, Any] = {}
     with cancel_on_interrupt() as cancelled:
-        for slide in slides:
+        for slide, target in planned:
             if cancelled():
                 break
-            place = {"slide": str(slide.path), "out": str(out / slide.folder), "slide_mpp": slide.mpp}
+            place = {
+                "slide": str(slide.path),
+                "out": str(target.parent),
+                "file_name": target.name,
+                "slide_mpp": slide.mpp,
+            }
             try:
                 result = follow(
                     run_job(Job("features", {**options, **place}), cancel=cancelled, backbones=backbones), quiet

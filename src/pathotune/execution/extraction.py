@@ -13,7 +13,7 @@ from pathotune.execution.job import BackboneCache, needed, tuning_backbone, warm
 if TYPE_CHECKING:
     from pathotune.backbones.surface import Backbone
 
-_OPTIONS = ("device", "precision", "stride_px", "batch_size", "resume")
+_OPTIONS = ("file_name", "device", "precision", "stride_px", "batch_size", "resume")
 
 
 def features(arguments: dict[str, Any], cache: BackboneCache, cancel: Callable[[], bool]) -> Iterator[events.Event]:

@@ -40,7 +40,8 @@ def find_features(folder: str | Path, slide: str | Path) -> Path:
     if not folder.is_dir():
         raise FileMissing(folder, "folder of features")
     stem = slide_stem(slide)
-    names = dict.fromkeys((f"{stem}.h5", f"{path.name}.h5", f"{stem}.hdf5"))
+    # The whole name first: of two slides with one id, each has its ending in the name of its features.
+    names = dict.fromkeys((f"{path.name}.h5", f"{stem}.h5", f"{stem}.hdf5"))
     for parent in _ends(path.parent):
         for inside in _INSIDE:
             for name in names:

@@ -100,6 +100,7 @@ def extract(
     tuning: Tuning | None = None,
     load: Callable[[], Backbone] | None = None,
     sha256: str = "",
+    file_name: str = "",
     device: str = "auto",
     precision: str = "auto",
     stride_px: int | None = None,
@@ -118,6 +119,7 @@ def extract(
     slide : opened, or its path.
     backbone : loaded, or its card: it is then loaded (by `load`, if given) once it is known that there is work to do.
     sha256 : of the weights that `load` gives, where that is known.
+    file_name : of the file, where it is not SLIDE-ID.h5.
     tuning : extract what this tuning's head sees instead of the plain backbone's pooled features.
     device, precision, batch_size, cancel : as in `predict_slide`.
     stride_px : from tile to tile in pixels of the reading's mpp; tiles lie side by side without it.
@@ -137,7 +139,7 @@ def extract(
 
             slide = stack.enter_context(open_slide(slide, icc=source.reading.icc))
         _check_resolution(slide, source)
-        target = feature_path(out, slide.path)
+        target = Path(out) / file_name if file_name else feature_path(out, slide.path)
         if resume and source.sha256 and (about := _kept(target, _work(slide, source, stride_px))):
             yield Finished(_result(slide, target, "kept", started, about.count, about.width))
             return

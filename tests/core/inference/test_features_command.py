@@ -13,8 +13,10 @@ from typer.testing import CliRunner
 
 from pathotune.backbones.surface import Backbone
 from pathotune.cli import app
+from pathotune.cli.features import plan_files
 from pathotune.errors import PathotuneError, UsageError
-from pathotune.features import FeatureSet
+from pathotune.features import FeatureSet, find_features
+from pathotune.inference.inputs import SlideInput
 
 
 @pytest.fixture
@@ -96,8 +98,17 @@ def test_a_part_of_a_table(make_slide: Callable[..., Path], tmp_path: Path, load
     assert (tmp_path / "o" / "features-2-of-2.csv").exists()
 
 
+def test_two_slides_of_one_id_are_told_apart_by_their_endings(tmp_path: Path) -> None:
+    slides = [SlideInput(tmp_path / name) for name in ("a.tiff", "a.ome.tif", "b.svs")]
+    planned = [path for _, path in plan_files(slides, tmp_path)]
+    assert [path.name for path in planned] == ["a.tiff.h5", "a.ome.tif.h5", "b.h5"]
+    for path in planned:
+        path.touch()
+    assert [find_features(tmp_path, slide.path) for slide in slides] == planned
+
+
 def test_what_is_wrong_for_all_slides_is_said_once(make_slide: Callable[..., Path], tmp_path: Path) -> None:
-    first, second = make_slide(tmp_path / "a.tiff"), tmp_path / "sub" / "a.tif"
+    first, second = make_slide(tmp_path / "a.tiff"), tmp_path / "sub" / "a.tiff"
     second.parent.mkdir()
     second.write_bytes(first.read_bytes())
     for arguments, error, sentence in (
