@@ -25,6 +25,7 @@ GROUPS: tuple[str, ...] = (
     "running",
     "replaying",
     "doctor",
+    "bundling",
     "viewing",
     "demonstration",
 )
