@@ -7,6 +7,10 @@ DIR holds the HER2ST sections (Andersson et al. 2021, CC BY 4.0) under `st/her2s
 sees the same spots, the same genes (those that vary most over C2 and C3, and ERBB2) and the same blocks of spots held
 out for each seed; nothing is chosen by what it does on C4. Features and finished rows are kept under --out, so that a
 run that was stopped goes on.
+
+Two tables: counts divided by each spot's total (size factors), and counts as they are. In the second the depth of
+sequencing is part of what is predicted; it follows how dense the tissue is, which colours alone show, and every
+correlation looks higher.
 """
 
 from __future__ import annotations
@@ -46,6 +50,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "direct, pairs shuffled": {"objective": "direct"},
     "contrastive, pairs shuffled": {"objective": "contrastive"},
 }
+RAW_ROWS: dict[str, dict[str, Any]] = {"direct": {"objective": "direct"}, "contrastive": {"objective": "contrastive"}}
 ENCODER_ROWS: dict[str, dict[str, Any]] = {
     "direct, LoRA": {"objective": "direct", "mode": "encoder", "tuned": "lora"},
     "contrastive, LoRA": {"objective": "contrastive", "mode": "encoder", "tuned": "lora"},
@@ -86,13 +91,15 @@ def colour_and_texture(images: np.ndarray) -> np.ndarray:
     return np.concatenate([colour_statistics(images), texture], axis=1).astype(np.float32)
 
 
-def with_erbb2(inputs: CohortInputs, paired: Paired) -> Genes:
+def with_erbb2(inputs: CohortInputs, paired: Paired, size_factors: bool) -> Genes:
     """The most variable genes of the training sections, in that order, and ERBB2."""
-    first = genes_of(inputs, load_config("transcriptomics", {"genes": GENES}), paired)  # type: ignore[arg-type]
+    settings = {"genes": GENES, "size_factors": size_factors}
+    first = genes_of(inputs, load_config("transcriptomics", settings), paired)  # type: ignore[arg-type]
     names = first.scaler.genes if first.scaler else ()
     if "ERBB2" in names:
         return first
-    return genes_of(inputs, load_config("transcriptomics", {"gene_names": ",".join([*names, "ERBB2"])}), paired)  # type: ignore[arg-type]
+    settings["gene_names"] = ",".join([*names, "ERBB2"])
+    return genes_of(inputs, load_config("transcriptomics", settings), paired)  # type: ignore[arg-type]
 
 
 def scores_on(paired: Paired, genes: Genes, predicted: np.ndarray, rows: np.ndarray) -> dict[str, float]:
@@ -139,7 +146,7 @@ def shuffled(paired: Paired, seed: int) -> Paired:
 
 def tuned(inputs: CohortInputs, paired: Paired, source: Source, settings: dict[str, Any], seed: int) -> dict[str, Any]:
     """Train once, and judge on C4."""
-    genes = with_erbb2(inputs, paired)
+    genes = with_erbb2(inputs, paired, settings["size_factors"])
     config: Any = load_config("transcriptomics", settings)
     partner = partner_of(inputs, config, paired, genes.scores)
     is_encoder = config.mode == "encoder"
@@ -206,43 +213,64 @@ def main() -> None:
     reading = TrainingConfig().reading_of(source.card)
     paired = drained(gather(inputs, source.card, reading, source.load, options.out / "spots", images=True))
     colours = colour_and_texture(paired.images)
-    plain = replace(paired, images=None)
-    found: dict[str, list[dict[str, Any]]] = {}
-    rows = ROWS | (ENCODER_ROWS if options.encoder else {})
-    for seed in range(options.seeds):
-        whole, _ = divided(plain, TrainingConfig().val_fraction, seed)
-        genes, test = with_erbb2(inputs, whole), whole.rows("test")
-        for name, numbers in (
-            ("ridge on 36 colour and texture numbers", colours),
-            ("ridge on frozen features", plain.features),
-        ):
-            done = scores_on(whole, genes, ridge(whole, genes, numbers), test)
-            found.setdefault(name, []).append(done)
-        for name, settings in rows.items():
-            start = shuffled(whole, seed) if "shuffled" in name else whole
-            start = replace(start, images=paired.images) if settings.get("mode") == "encoder" else start
-            file = options.out / "rows" / f"{name.replace(', ', '-').replace(' ', '-')}-{seed}.json"
-            done = kept(file, lambda start=start, s=settings, n=seed: tuned(inputs, start, source, s, n))  # type: ignore[misc]
-            found.setdefault(name, []).append(done)
-            if "nearest" in done:
-                found.setdefault(f"{name}, {NEAREST} nearest spots", []).append(done["nearest"])
-    report(found, paired, options)
+    tables = {}
+    for scale in ("size factors", "counts as they are"):
+        wanted = ROWS | (ENCODER_ROWS if options.encoder else {}) if scale == "size factors" else RAW_ROWS
+        runs = [
+            runs_of(inputs, paired, colours, source, wanted, scale, seed, options.out) for seed in range(options.seeds)
+        ]
+        tables[scale] = {name: [run[name] for run in runs] for name in runs[0]}
+    report(tables, paired, options)
 
 
-def report(found: dict[str, list[dict[str, Any]]], paired: Paired, options: Any) -> None:
-    """The table in Markdown, and everything as JSON."""
+def runs_of(
+    inputs: CohortInputs,
+    paired: Paired,
+    colours: np.ndarray,
+    source: Source,
+    wanted: dict[str, dict[str, Any]],
+    scale: str,
+    seed: int,
+    out: Path,
+) -> dict[str, dict[str, Any]]:
+    """Every row of a table with one seed."""
+    is_scaled = scale == "size factors"
+    whole, _ = divided(replace(paired, images=None), TrainingConfig().val_fraction, seed)
+    genes, test = with_erbb2(inputs, whole, is_scaled), whole.rows("test")
+    found = {}
+    for name, numbers in (("36 colour and texture numbers", colours), ("frozen features", whole.features)):
+        found[f"ridge on {name}"] = scores_on(whole, genes, ridge(whole, genes, numbers), test)
+    for name, settings in wanted.items():
+        start = shuffled(whole, seed) if "shuffled" in name else whole
+        start = replace(start, images=paired.images) if settings.get("mode") == "encoder" else start
+        file = out / "rows" / f"{scale} {name} {seed}.json".replace(",", "").replace(" ", "-")
+
+        def work(start: Paired = start, settings: dict[str, Any] = settings) -> dict[str, Any]:
+            return tuned(inputs, start, source, {**settings, "size_factors": is_scaled}, seed)
+
+        found[name] = kept(file, work)
+        if "nearest" in found[name]:
+            found[f"{name}, {NEAREST} nearest spots"] = found[name]["nearest"]
+    return found
+
+
+def report(tables: dict[str, dict[str, list[dict[str, Any]]]], paired: Paired, options: Any) -> None:
+    """The tables in Markdown, and everything as JSON."""
     counts = {name: paired.groups.count(name) for name in dict.fromkeys(paired.groups)}
     said = ", ".join(f"{count} spots of {name}" for name, count in counts.items())
-    pathways = next(iter(found.values()))[0]["pathways"]
     print(f"\n{options.backbone}; {said}; learned on C2 and C3, judged on C4: one patient; {options.seeds} seeds.")
-    print("Correlation on C4, median over seeds (least to most where they differ).\n")
-    print(f"| | mean r, {TOP} most variable genes | mean r, {pathways} Hallmark scores | r, ERBB2 | recall@5 |")
-    print("| --- | --- | --- | --- | --- |")
-    for name, runs in found.items():
-        recalls = [run["retrieval"]["recall@5"] for run in runs if run.get("retrieval")]
-        cells = [shown([run[key] for run in runs]) for key in ("top50", "hallmark", "erbb2")]
-        print(f"| {name} | {' | '.join(cells)} | {shown(recalls) if recalls else ''} |")
-    (options.out / "expression_her2st.json").write_text(json.dumps(found, indent=1))
+    print("Correlation on C4, median over seeds (least to most where they differ).")
+    for scale, found in tables.items():
+        pathways = [run["pathways"] for run in next(iter(found.values()))]
+        sets = f"{min(pathways)} to {max(pathways)}" if min(pathways) < max(pathways) else str(pathways[0])
+        print(f"\n**{scale}**\n")
+        print(f"| | mean r, {TOP} most variable genes | mean r, {sets} Hallmark scores | r, ERBB2 | recall@5 |")
+        print("| --- | --- | --- | --- | --- |")
+        for name, runs in found.items():
+            recalls = [run["retrieval"]["recall@5"] for run in runs if run.get("retrieval")]
+            cells = [shown([run[key] for run in runs]) for key in ("top50", "hallmark", "erbb2")]
+            print(f"| {name} | {' | '.join(cells)} | {shown(recalls) if recalls else ''} |")
+    (options.out / "expression_her2st.json").write_text(json.dumps(tables, indent=1))
 
 
 if __name__ == "__main__":

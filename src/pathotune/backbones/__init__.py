@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pathotune.backbones.card import BackboneCard, all_cards, backbone_card, backbone_names
+from pathotune.backbones.enhanced_card import is_enhanced
 
 if TYPE_CHECKING:
     from pathotune.backbones.surface import Backbone
 
 __all__ = ["BackboneCard", "all_cards", "backbone_card", "backbone_names", "load_backbone"]
-ENHANCED = ".pathotune.safetensors"
 
 
 def load_backbone(
@@ -48,11 +48,12 @@ def load_backbone(
     """
     from pathotune.backbones.loading import load
 
-    if str(card_or_name).endswith(ENHANCED):
+    name = card_or_name.name if isinstance(card_or_name, BackboneCard) else card_or_name
+    if is_enhanced(name):
         from pathotune.backbones.tile.enhanced import load_enhanced
 
         return load_enhanced(
-            Path(str(card_or_name)),
+            Path(name),
             lambda name: load_backbone(name, weights=weights, random_seed=random_seed, depth=depth),
         )
     card = card_or_name if isinstance(card_or_name, BackboneCard) else backbone_card(card_or_name)

@@ -167,7 +167,7 @@ def backbone_card(name: str | Path) -> BackboneCard:
 
     Parameters
     ----------
-    name : a name of `backbone_names`, or the path of a file that ends in .yaml or .yml.
+    name : a name of `backbone_names`, the path of a file that ends in .yaml or .yml, or a transcriptomics tuning.
 
     Raises
     ------
@@ -177,6 +177,10 @@ def backbone_card(name: str | Path) -> BackboneCard:
         The file is not there, or is not a card; the sentence names the key.
     """
     path = Path(name)
+    if path.name.endswith(".pathotune.safetensors"):
+        from pathotune.backbones.enhanced_card import enhanced_card
+
+        return enhanced_card(path)
     if path.suffix in {".yaml", ".yml"}:
         if not path.is_file():
             raise FileMissing(path, "backbone card")

@@ -293,14 +293,17 @@ def typical_total(expression: Expression, rows: Sequence[int] | None = None) -> 
 
 
 def gene_statistics(
-    expression: Expression, rows: Sequence[int] | None = None
+    expression: Expression, rows: Sequence[int] | None = None, scale: Scale | None = None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """Mean, standard deviation and share of values above zero of every gene, on the common scale, over `rows`.
+
+    `scale` says how to treat the numbers where it shall not be told from them: "linear" leaves counts without size
+    factors.
 
     Missing values are passed over; a gene without any has mean 0, deviation 0 and share 0. Each is (genes,).
     """
     chosen = expression if rows is None else expression.take(rows)
-    scale, total = chosen.scale, typical_total(chosen)
+    scale, total = scale or chosen.scale, typical_total(chosen)
     genes = len(expression.genes)
     mean, deviation, share = (np.zeros(genes) for _ in range(3))
     for start in range(0, genes, BLOCK_COLUMNS):
@@ -317,7 +320,11 @@ def gene_statistics(
 
 
 def variable_genes(
-    expression: Expression, count: int = 1000, rows: Sequence[int] | None = None, least_share: float = 0.1
+    expression: Expression,
+    count: int = 1000,
+    rows: Sequence[int] | None = None,
+    least_share: float = 0.1,
+    scale: Scale | None = None,
 ) -> tuple[str, ...]:
     """The genes that vary most over `rows` on the common scale, most variable first.
 
@@ -328,7 +335,7 @@ def variable_genes(
     least_share : genes above zero in a smaller share of the samples are passed over (not for tables of logarithms,
         whose zero means nothing): on spots the largest variance is otherwise that of single drop-outs.
     """
-    _, deviation, share = gene_statistics(expression, rows)
+    _, deviation, share = gene_statistics(expression, rows, scale)
     chosen = expression if rows is None else expression.take(rows)
     allowed = deviation > CONSTANT if chosen.scale == "log" else (deviation > CONSTANT) & (share >= least_share)
     order = np.argsort(-deviation, kind="stable")
@@ -362,7 +369,11 @@ class GeneScaler:
 
     @classmethod
     def fit(
-        cls, expression: Expression, rows: Sequence[int] | None = None, genes: Iterable[str] | None = None
+        cls,
+        expression: Expression,
+        rows: Sequence[int] | None = None,
+        genes: Iterable[str] | None = None,
+        scale: Scale | None = None,
     ) -> GeneScaler:
         """Learn from the training rows alone.
 
@@ -371,6 +382,8 @@ class GeneScaler:
         expression : the table.
         rows : the training samples; all where None.
         genes : which genes (names or Ensembl ids of the table); all where None.
+        scale : how to treat the numbers where it shall not be told from them: "linear" leaves counts without size
+            factors.
 
         Raises
         ------
@@ -381,7 +394,7 @@ class GeneScaler:
         unknown = tuple(name for name in wanted if name not in columns)
         known = [name for name in wanted if name in columns]
         chosen = expression if rows is None else expression.take(rows)
-        mean, deviation, _ = gene_statistics(chosen)
+        mean, deviation, _ = gene_statistics(chosen, scale=scale)
         varies = [name for name in known if deviation[columns[name]] > CONSTANT]
         if not varies:
             raise TableUnreadable(
@@ -392,7 +405,7 @@ class GeneScaler:
         index = [columns[name] for name in varies]
         still = tuple(name for name in known if deviation[columns[name]] <= CONSTANT)
         numbers = (mean[index].astype(np.float32), deviation[index].astype(np.float32))
-        return cls(tuple(varies), *numbers, chosen.scale, typical_total(chosen), still, unknown)
+        return cls(tuple(varies), *numbers, scale or chosen.scale, typical_total(chosen), still, unknown)
 
     def present(self, expression: Expression) -> NDArray[np.bool_]:
         """(genes,) which of the genes that table has."""

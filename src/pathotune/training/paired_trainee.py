@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pathotune.training.schedule import TrainingConfig
     from pathotune.training.transcriptomics import Source
 
+FEWEST_OF_A_GROUP = 16
 PASS = 64  # tiles that pass the backbone at a time where no gradient is wanted
 ENCODER = "encoder."
 
@@ -54,7 +55,7 @@ class PairedTrainee:
         self.device = source.device
         self.random = np.random.default_rng(training.seed)
         self.train, self.held = paired.rows("train"), paired.rows("val")
-        self.scores = None if scores is None else torch.from_numpy(scores).to(self.device)
+        self.scores = None if scores is None else torch.from_numpy(self._aims(scores)).to(self.device)
         self.partner = None if partner is None else torch.from_numpy(partner.values).to(self.device)
         width = paired.about.width
         with torch.random.fork_rng(devices=[]):
@@ -80,11 +81,23 @@ class PairedTrainee:
         return self.config.encoder_rate if name.startswith(ENCODER) else 1.0
 
     def batches(self, random: np.random.Generator) -> Sequence[NDArray[np.int64]]:
-        """The training samples in a new order; a last batch too small for a contrast is left out."""
-        order = random.permutation(self.train)
-        size = min(self.training.batch_size, len(order))
-        parts = [order[start : start + size] for start in range(0, len(order), size)]
-        return [part for part in parts if len(part) > 1] or parts
+        """The training samples in a new order; a last batch too small for a contrast is left out.
+
+        For a contrast a batch is of one section or cohort, where there are several large enough: which one a sample is
+        from shall not be what finds its partner.
+        """
+        size = min(self.training.batch_size, len(self.train))
+        groups = np.asarray([self.paired.groups[row] for row in self.train])
+        apart = self.config.contrasts and self.config.within_groups
+        names = list(dict.fromkeys(groups.tolist()))
+        if not apart or min(int((groups == name).sum()) for name in names) < FEWEST_OF_A_GROUP:
+            names, groups = [""], np.full(len(groups), "")
+        parts = []
+        for name in names:
+            order = random.permutation(self.train[groups == name])
+            parts += [order[start : start + size] for start in range(0, len(order), size)]
+        parts = [part for part in parts if len(part) > 1] or parts
+        return [parts[index] for index in random.permutation(len(parts))]
 
     def loss(self, batch: NDArray[np.int64]) -> Tensor:
         """The objective on these samples."""
@@ -164,6 +177,19 @@ class PairedTrainee:
         return {"retrieval": {key: float(np.mean(values)) for key, values in found.items()}}
 
     # -- inside ---------------------------------------------------------------------------------------------------
+
+    def _aims(self, scores: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(n, G) what is aimed at: without the mean of the section or cohort, where that shall not be learned."""
+        groups = np.asarray(self.paired.groups)
+        if not self.config.within_groups or len(set(groups[self.train].tolist())) < 2:
+            return scores
+        aims = scores.copy()
+        for name in dict.fromkeys(groups[self.train].tolist()):
+            learned = scores[self.train[groups[self.train] == name]]
+            known = np.isfinite(learned)
+            mean = np.where(known, learned, 0.0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
+            aims[groups == name] -= mean.astype(np.float32)
+        return aims
 
     def _begin(self) -> None:
         """Take the features' scale, and let the prediction begin as the best linear one."""

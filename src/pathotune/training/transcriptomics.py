@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pathotune.backbones import ENHANCED, backbone_card
-from pathotune.datasets.expression import GeneScaler, variable_genes
+from pathotune.backbones import backbone_card
+from pathotune.datasets.expression import GeneScaler, Scale, variable_genes
 from pathotune.datasets.pathways import pathway_matrix, pathways_sha256, read_pathways
 from pathotune.device import pick_device
 from pathotune.errors import FileMissing, TableUnreadable, UsageError
@@ -63,10 +63,6 @@ class Source:
     @classmethod
     def of(cls, backbone: Backbone | str, device: str) -> Source:
         """From a loaded backbone or the name of one."""
-        from pathotune.backbones import load_backbone
-
-        if isinstance(backbone, str) and backbone.endswith(ENHANCED):
-            backbone = load_backbone(backbone)
         return cls(backbone_card(backbone) if isinstance(backbone, str) else backbone.card, backbone, device)
 
 
@@ -175,8 +171,9 @@ def genes_of(inputs: CohortInputs, config: TranscriptomicsConfig, paired: Paired
     rows = paired.rows("train").tolist()
     names = named_genes(config.gene_names)
     pathways = None if inputs.pathways is None else read_pathways(inputs.pathways)
-    wanted = names or variable_genes(table, config.genes, rows)
-    scaler = GeneScaler.fit(table, rows, wanted)
+    scale: Scale | None = None if config.size_factors or table.scale != "counts" else "linear"
+    wanted = names or variable_genes(table, config.genes, rows, scale=scale)
+    scaler = GeneScaler.fit(table, rows, wanted, scale)
     notes = []
     if scaler.unknown:
         notes.append(f"{len(scaler.unknown)} of the genes asked for are not in the expression table.")

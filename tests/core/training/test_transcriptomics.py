@@ -125,7 +125,8 @@ def test_spots_are_learned_and_judged_alike_after_saving(spots: CohortInputs, tm
     assert tuning.genes["r"][tuning.genes["names"].index("ERBB2")] == pytest.approx(genes["ERBB2"]["r"])
     assert ("retrieval" in again) == (objective != "direct")
     if objective != "direct":
-        assert again["retrieval"]["recall@5"] > 2 * again["retrieval"]["chance@5"]
+        times = 2 if objective == "contrastive" else 1
+        assert again["retrieval"]["recall@5"] > times * again["retrieval"]["chance@5"]
     assert not any("spots" in name or "s0.svs" in name for name in tuning.training["slides"]), "pseudonyms only"
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -14,12 +13,10 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from pathotune.backbones import weights
+from pathotune.backbones.enhanced_card import ENDING, enhanced_facts, find_enhanced
 from pathotune.backbones.surface import Backbone, Features
 from pathotune.errors import BackboneUnavailable, WeightsRefused
-from pathotune.settings import settings
 
-METADATA_KEY = "pathotune"
-METHOD = "transcriptomics"
 ADAPTER, ENCODER = "trained.adapter.", "trained.encoder."
 
 
@@ -205,7 +202,7 @@ def load_enhanced(path: Path, load_base: Callable[[str], Backbone]) -> Enhanced:
 
     Parameters
     ----------
-    path : of the tuning, or only its name, where it lies in the folder of models.
+    path : of the tuning, or only its name (see `find_enhanced`).
     load_base : loads the backbone it was made on, by name.
 
     Raises
@@ -216,30 +213,17 @@ def load_enhanced(path: Path, load_base: Callable[[str], Backbone]) -> Enhanced:
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
-    found = next((place for place in (path, settings().models_dir / path.name) if place.is_file()), None)
-    if found is None:
-        raise BackboneUnavailable(
-            f"{path} is an enhanced backbone, and its tuning file is not here. Copy it beside your work or into "
-            f"{settings().models_dir}, and name it."
-        )
-    content = found.read_bytes()
+    found = find_enhanced(path)
+    about = enhanced_facts(found)["backbone"]
+    base_name, wanted = str(about["name"]), str(about.get("sha256") or "")
     try:
-        tensors = load(content)
-        length = int.from_bytes(content[:8], "little")
-        facts = json.loads(json.loads(content[8 : 8 + length])["__metadata__"][METADATA_KEY])
-        method, about = str(facts["method"]), facts["backbone"]
-        base_name, wanted = str(about["name"]), str(about.get("sha256") or "")
-    except (SafetensorError, ValueError, KeyError, TypeError):
-        raise BackboneUnavailable(f"{found.name} is no tuning that could be used as a backbone.") from None
-    if method != METHOD:
-        raise BackboneUnavailable(
-            f"{found.name} is a tuning of the method {method}; only those of {METHOD} can be used as a backbone."
-        )
+        tensors = load(found.read_bytes())
+    except (SafetensorError, ValueError):
+        raise BackboneUnavailable(f"{found.name} is damaged; copy it again from where it was made.") from None
     base = load_base(base_name)
     if wanted and base.weights_sha256 != wanted:
         raise WeightsRefused(
             f"{found.name} was made on other weights of {base_name} (SHA-256 {wanted[:8]}…) than those here "
             f"({base.weights_sha256[:8]}…)."
         )
-    name = found.name.removesuffix(".safetensors").removesuffix(".pathotune")
-    return enhanced(base, tensors, found.name, f"{base.card.title} enhanced by {name}")
+    return enhanced(base, tensors, found.name, f"{base.card.title} enhanced by {found.name.removesuffix(ENDING)}")

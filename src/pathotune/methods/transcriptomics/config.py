@@ -55,6 +55,20 @@ class TranscriptomicsConfig(MethodConfig):
         str,
         {"tooltip": "These genes in any case, separated by commas, or a text file with one in a line."},
     ] = ""
+    size_factors: Annotated[
+        bool,
+        {
+            "tooltip": "Divide counts by each sample's total first. Without it the depth of sequencing counts too: on "
+            "spots it follows how dense the tissue is, which any image shows, and correlations look higher."
+        },
+    ] = True
+    within_groups: Annotated[
+        bool,
+        {
+            "tooltip": "Learn what differs within a section or cohort, not between them: else the organ or the batch "
+            "is learned instead of the tissue."
+        },
+    ] = True
     correlation: Annotated[
         float,
         {"min": 0.0, "max": 100.0, "step": 0.1, "tooltip": "Weight of 1 - r per gene beside the squared error."},
