@@ -225,6 +225,7 @@ SOURCES = {
     "ivp": "instance prompts",
     "attention": "the whole slide's answer",
 }
+SOURCES |= {f"{name} rollout": f"{SOURCES[name]}, through all blocks" for name in ("cls", "tvp", "ttp", "ivp")}
 
 
 def attention_limits(values: Any) -> tuple[float, float]:

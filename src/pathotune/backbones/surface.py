@@ -192,12 +192,24 @@ class Backbone(nn.Module):
         first = self.card.class_index
         default = slice(first, first + 1) if self.has_class_token else slice(self.prefix_tokens + extra, None)
         wanted = {name: positions[default if rows is None else rows] for name, rows in queries.items()}
+        weights = self._attention(index, tokens, extra, torch.cat(list(wanted.values())))
+        parts = torch.split(weights, [len(rows) for rows in wanted.values()], dim=2)
+        return {name: part.mean(dim=2) for name, part in zip(wanted, parts, strict=True)}
+
+    def attention_matrix(self, index: int, tokens: Tensor, extra: int = 0) -> Tensor:
+        """How every token of block `index` spreads its attention, mean over heads: float32 (batch, n_tokens, n_tokens).
+
+        Parameters as for `attention_row`; each row sums to 1.
+        """
+        self._needs_tokens("attention_matrix")
+        everything = torch.arange(tokens.shape[1], device=tokens.device)
+        return self._attention(index, tokens, extra, everything).mean(dim=1)
+
+    def _attention(self, index: int, tokens: Tensor, extra: int, rows: Tensor) -> Tensor:
+        """The attention of the tokens at these positions, in float32 whatever is around it: (b, heads, rows, n)."""
         with torch.autocast(tokens.device.type, enabled=False):
-            every_row = torch.cat(list(wanted.values()))
-            query, keys, scale = self._queries_and_keys(index, tokens.float(), extra, every_row)
-            weights = ((query * scale) @ keys.transpose(-2, -1)).softmax(dim=-1)  # (b, heads, rows, n_tokens)
-            parts = torch.split(weights, [len(rows) for rows in wanted.values()], dim=2)
-            return {name: part.mean(dim=2) for name, part in zip(wanted, parts, strict=True)}
+            query, keys, scale = self._queries_and_keys(index, tokens.float(), extra, rows)
+            return ((query * scale) @ keys.transpose(-2, -1)).softmax(dim=-1)
 
     def modules_by_role(self, first_block: int = 0) -> dict[str, list[nn.Module]]:
         """The frozen parts that adapters may hang on, from a block on; empty lists where a model has none of a kind.

@@ -60,6 +60,9 @@ BatchSizeOption = Annotated[
     int | None, typer.Option("--batch-size", min=1, help="Tiles per pass; halves itself when memory runs out.")
 ]
 AttentionOption = Annotated[bool, typer.Option("--attention/--no-attention", help="Keep the attention maps.")]
+AttentionKindOption = Annotated[
+    str, typer.Option("--attention-kind", help="last: attention of the last block. rollout: what all blocks come to.")
+]
 ReliabilityOption = Annotated[
     bool, typer.Option("--keep-reliability", help="Keep how sure each tile is, and how unlike the training tiles.")
 ]
@@ -121,6 +124,7 @@ def predict(
     deterministic: DeterministicOption = False,
     batch_size: BatchSizeOption = None,
     attention: AttentionOption = True,
+    attention_kind: AttentionKindOption = "last",
     reliability: ReliabilityOption = False,
     features: FeaturesOption = False,
     features_folder: FolderOption = None,
@@ -160,6 +164,7 @@ def predict(
         "box_px0": _box(region),
         "batch_size": batch_size,
         "attention": attention,
+        "attention_kind": attention_kind,
         "reliability": reliability,
         "features": features,
         "resume": resume,

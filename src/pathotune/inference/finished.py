@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pathotune.errors import PathotuneError
 from pathotune.inference.locations import file_sizes
+from pathotune.inference.plan import ROLLOUT
 from pathotune.inference.predictions import PredictionStore
 
 if TYPE_CHECKING:
@@ -44,13 +45,17 @@ def finished_store(
             and wanted in ("auto", identity["precision"])
             and all(_listed(done.get(name)) == value for name, value in asked.items())
             and done.get("polygon_px0") is None
-            and (not options.get("attention", True) or bool(store.sources))
+            and (not options.get("attention", True) or _has_attention(store, options.get("attention_kind") or "last"))
             and attributes["files"]
             and file_sizes(path) == attributes["files"]
         )
     except (PathotuneError, OSError, KeyError, TypeError):
         return None
     return store if agrees else None
+
+
+def _has_attention(store: PredictionStore, kind: str) -> bool:
+    return any(name.endswith(ROLLOUT) == (kind == "rollout") for name in store.sources)
 
 
 def _listed(value: Any) -> Any:

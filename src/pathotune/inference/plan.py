@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from pathotune.tiles.tileset import TileSet
 
 Kind = Literal["probabilities", "attention", "classes", "reliability"]
+# Which attention a store keeps: that of the last block, or what all blocks come to; and how sources of the latter end.
+AttentionKind = Literal["last", "rollout"]
+ROLLOUT = " rollout"
 
 MAX_UNITS = 9
 """Most work units of a store: with three arrays and their pyramids some 50 files, which network drives bear."""
@@ -201,7 +204,7 @@ class Grid:
         for axis in (1, 0):
             step = self.stride_px0[axis] / counts[1 - axis]
             first = self.origin_px0[axis] + self.tile_px0[axis] / 2
-            if kind == "attention":
+            if kind == "attention" and self.patches != (1, 1):  # one value per tile lies on its middle
                 patch_px0 = self.tile_px0[axis] / self.patches[1 - axis]
                 first = self.origin_px0[axis] + self._first_patch(axis) * patch_px0 + step / 2
             first += (2**level - 1) / 2 * step

@@ -6,19 +6,20 @@ import contextlib
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pathotune.device import Precision, peak_memory_mb, pick_device
-from pathotune.errors import StoreBusy
+from pathotune.errors import StoreBusy, UsageError
 from pathotune.events import Event, Finished, Note, Step
 from pathotune.inference.allocator import keep_memory
 from pathotune.inference.batches import Run, answered, take
+from pathotune.inference.explain import RolledOut
 from pathotune.inference.leases import Lease, leased
 from pathotune.inference.locations import drop_leftovers
-from pathotune.inference.plan import order_tiles
+from pathotune.inference.plan import AttentionKind, order_tiles
 from pathotune.inference.predictions import PredictionStore, store_path
 from pathotune.inference.preparing import determinism, kept_of, load_model, opened, pick_precision, work_of
 from pathotune.inference.provenance import begin_store, now
@@ -56,6 +57,7 @@ def predict_slide(
     on_mismatch: OnMismatch = "refuse",
     start_point_px0: tuple[float, float] | None = None,
     attention: bool = True,
+    attention_kind: AttentionKind = "last",
     reliability: bool = False,
     features: bool = False,
     tissue: TissueMask | None = None,
@@ -84,6 +86,7 @@ def predict_slide(
         "refuse" raises, "restart" replaces it, "beside" keeps it and predicts into NAME~2 (or ~3 …).
     start_point_px0 : where to begin, in level-0 pixels; the work grows outward.
     attention : whether attention maps are kept.
+    attention_kind : "last" for the last block's own, "rollout" for what all blocks come to (`inference.explain`).
     reliability : whether uncertainty and distance from the training tiles are kept; a store that is resumed keeps what
         it was begun with.
     features : whether the features of every tile are kept; the same.
@@ -96,6 +99,8 @@ def predict_slide(
     PathotuneError : MissingPixelSize, TuningMismatch, StoreMismatch, StoreBusy, BackboneUnavailable, TooLittleMemory,
         NotFinite, OutputRefused and what the readers raise.
     """
+    if attention_kind not in get_args(AttentionKind):
+        raise UsageError(f"There is no attention_kind {attention_kind!r}; choose {', '.join(get_args(AttentionKind))}.")
     started = time.monotonic()
     with contextlib.ExitStack() as stack:
         slide, tuning = opened(slide, tuning, stack)
@@ -111,6 +116,7 @@ def predict_slide(
         device = pick_device(device)
         stack.enter_context(determinism(deterministic))
         model, backbone = load_model(tuning, backbone, device)
+        model = RolledOut(model) if attention_kind == "rollout" else model
         sources = tuple(model.attention_sources) if attention else ()
         work = work_of(slide, tuning, backbone, tiles, sources, precision)
         place = find_place(path, work, resume=resume, on_mismatch=on_mismatch)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -53,6 +53,9 @@ class Encoded(NamedTuple):
 
     features: Any  # backbones.surface.Features: pooled (b, output_dim), cls (b, C), patches (b, P, C)
     attention: dict[str, Tensor]  # "cls" and each group → (b, rows, columns) float32
+
+
+Watch = Callable[[int, Tensor, tuple[str, ...]], None]
 
 
 class PromptedEncoder(nn.Module):
@@ -114,7 +117,7 @@ class PromptedEncoder(nn.Module):
                 tokens = self.backbone.block(index, tokens)
         return tokens
 
-    def upper(self, tokens: Tensor, pixels: Tensor, attention: bool = False) -> Encoded:
+    def upper(self, tokens: Tensor, pixels: Tensor, attention: bool = False, watch: Watch | None = None) -> Encoded:
         """The prompted blocks on what `lower` gave.
 
         Parameters
@@ -122,13 +125,16 @@ class PromptedEncoder(nn.Module):
         tokens : (b, prefix + P, C) from `lower`.
         pixels : (b, 3, h, w) normalised; anything where nothing `looks_at_pixels`.
         attention : also read out the last block's attention to the patches.
+        watch : told the number and the input of every block, and the groups that enter before it.
         """
         prefix, extra = self.backbone.prefix_tokens, self.layout.total
         view = TileView(pixels, tokens[:, prefix:], self.backbone.grid)
         prepared = {name: source.prepare(view) for name, source in self._sources()}
         maps: dict[str, Tensor] = {}
         for index in range(self.first_layer, self.backbone.depth):
-            tokens = self._insert(tokens, index - self.first_layer, prepared)
+            tokens, entered = self._insert(tokens, index - self.first_layer, prepared)
+            if watch is not None:
+                watch(index, tokens, entered)
             if attention and index == self.backbone.depth - 1:
                 maps = self._attention(index, tokens)
             tokens = self.backbone.block(index, tokens, extra=extra)
@@ -141,18 +147,22 @@ class PromptedEncoder(nn.Module):
     def _sources(self) -> list[tuple[str, TokenSource]]:
         return [(name, source) for name, source in self.prompts.items() if isinstance(source, TokenSource)]
 
-    def _insert(self, tokens: Tensor, step: int, prepared: dict[str, Tensor]) -> Tensor:
-        """Put each group's tokens for this block into its slots (on step 0 the slots do not exist yet)."""
+    def _insert(self, tokens: Tensor, step: int, prepared: dict[str, Tensor]) -> tuple[Tensor, tuple[str, ...]]:
+        """Put each group's tokens for this block into its slots, and say which have some.
+
+        On step 0 the slots do not exist yet.
+        """
         places = self.layout.places(self.backbone.prefix_tokens)
         new = {name: source.tokens(step, prepared[name]) for name, source in self._sources()}
-        if all(group is None for group in new.values()):
-            return tokens
+        entered = tuple(name for name, group in new.items() if group is not None)
+        if not entered:
+            return tokens, entered
         parts = [tokens[:, : self.backbone.prefix_tokens]]
         for name, group in new.items():
             # Residual streams may be bfloat16 under autocast; a float32 prompt would widen the whole sequence.
             parts.append(tokens[:, places[name]] if group is None else group.to(tokens.dtype))
         behind = self.backbone.prefix_tokens + (self.layout.total if step else 0)
-        return torch.cat([*parts, tokens[:, behind:]], dim=1)
+        return torch.cat([*parts, tokens[:, behind:]], dim=1), entered
 
     def _attention(self, index: int, tokens: Tensor) -> dict[str, Tensor]:
         """What share of its attention each source gives to each patch (mean over heads and the group's tokens)."""
