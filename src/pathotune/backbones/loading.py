@@ -113,7 +113,7 @@ def _check_facts(backbone: Backbone) -> None:
     import torch
 
     card = backbone.card
-    side = card.image_size
+    side = card.image_size or card.reading().image_px
     with torch.inference_mode():
         found = backbone.freeze()(torch.zeros(1, 3, side, side))
     built = {

@@ -72,7 +72,7 @@ def check_here(tuning: Tuning) -> None:
     TuningMismatch : its method or its backbone is not known here, or the backbone is another one by now.
     BackboneUnavailable : the backbone is known and cannot be loaded.
     """
-    name, need = tuning.name, tuning.backbone
+    name = tuning.name
     if tuning.method not in METHODS:
         raise TuningMismatch(
             f"The tuning {name} was made with the method {tuning.method!r}, which this version of pathotune does not "
