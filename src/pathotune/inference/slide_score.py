@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from pathotune.device import peak_memory_mb, pick_device
 from pathotune.errors import FeaturesMismatch, OutputRefused
 from pathotune.events import Event, Finished, Note, up_to_the_end
 from pathotune.features import FeatureSet, check_features, find_features, header
+from pathotune.inference.attended import attended_picture, attended_tiles
 from pathotune.inference.cells import UnitValues
 from pathotune.inference.leases import leased
 from pathotune.inference.locations import read_attributes, set_aside
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from pathotune.slides.slide import Slide
 
 ATTENTION = "attention"
-SHOWN_TILES = 12
-_COLUMNS, _FRAME_PX = 4, 6
 _LARGEST = 65504.0  # of float16
 
 
@@ -167,7 +165,7 @@ def predict_score(
         stack.enter_context(leased(target))
         place = find_place(target, work, resume=resume, on_mismatch=on_mismatch)
         facts = score_of(said.probabilities, tuning.class_names) | said.facts
-        attended = _attended(found, said.attention[ATTENTION])
+        attended = attended_tiles(found, said.attention[ATTENTION])
         store, status = place.store, "resumed"
         if store is None or not store.is_complete:
             store, status = _stored(place, work, slide, tuning, said, row, column, device), "done"
@@ -315,49 +313,6 @@ def _facts(slide: Slide, tuning: Tuning, device: str) -> dict[str, Any]:
     }
 
 
-def _attended(features: FeatureSet, attention: NDArray[np.float32]) -> list[dict[str, float]]:
-    """Where the tiles lie that were looked at most, and how much more than an even share each got."""
-    order = np.argsort(-attention, kind="stable")[:SHOWN_TILES]
-    return [
-        {
-            "x_px0": round(float(features.coords_px0[tile, 0]), 2),
-            "y_px0": round(float(features.coords_px0[tile, 1]), 2),
-            "width_px0": round(float(features.tile_px0[0]), 2),
-            "attention": round(float(attention[tile]), 4),
-        }
-        for tile in order.tolist()
-    ]
-
-
-def attended_picture(slide: Slide, tuning: Tuning, attended: list[dict[str, float]], store: Path) -> Path:
-    """The most attended tiles as one PNG beside the store: NAME.attended.png, the first top left.
-
-    Raises
-    ------
-    OutputRefused : it cannot be written.
-    """
-    from PIL import Image
-
-    from pathotune.tiles.reader import TileReader
-
-    with TileReader(slide, tuning.reading) as reader:
-        images = reader.read_at([tile["x_px0"] for tile in attended], [tile["y_px0"] for tile in attended])
-    side = images.shape[1] + 2 * _FRAME_PX
-    rows = -(-len(images) // _COLUMNS)
-    sheet = np.full((rows * side, min(_COLUMNS, len(images)) * side, 3), 255, np.uint8)
-    for number, image in enumerate(images):
-        top, left = (number // _COLUMNS) * side + _FRAME_PX, (number % _COLUMNS) * side + _FRAME_PX
-        sheet[top : top + image.shape[0], left : left + image.shape[1]] = image
-    target = store.with_name(f"{store.name.removesuffix('.pathotune.zarr')}.attended.png")
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        Image.fromarray(sheet).save(temporary, format="PNG")
-        os.replace(temporary, target)
-    except OSError as error:
-        raise OutputRefused(f"{target} cannot be written ({error.strerror or error}). Choose another --out.") from None
-    return target
-
-
 def _result(
     slide: Slide, store: Path | None, status: str, started: float, tiles: int, facts: dict[str, Any]
 ) -> dict[str, Any]:
@@ -376,6 +331,3 @@ def _result(
         "error": None,
         **facts,
     }
-
-
-__all__ = ["SlideAnswer", "answer", "attended_picture", "grid_of", "predict_score", "score_of", "slide_features"]
