@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pathotune.backbones.card import backbone_card
 from pathotune.device import pick_device
 from pathotune.errors import NoTiles, UsageError
 from pathotune.events import Event, Finished, Note, Saving
@@ -157,6 +158,7 @@ def prepare(
     train_rows, held_rows = split_patients(cohort, training.val_fraction, training.seed)
     device = pick_device(training.device)
     name = backbone if isinstance(backbone, str) else backbone.card.name
+    check_fed_with(backbone_card(config.slide_encoder), name)
     features = yield from cohort_features(
         inputs,
         cohort,
@@ -202,7 +204,6 @@ def learn(run: PatientRun, stopping: Stopping) -> Generator[Event, None, Patient
         weights=config.slide_weights or None,
         run_local_code=config.run_local_code,
     )
-    check_fed_with(encoder.card, run.features.card.name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(training.seed)
         member = None if run.genes is None else run.genes.pathways.member

@@ -109,10 +109,11 @@ def judged(
     `c_index_ci95` of the one that speaks for survival, and `prompts` and `sites` with the scores of each.
     """
     names = list(models)
-    by_prompt = {
-        name: _scores(models[name], vectors[:, number], table, patients, draws) for number, name in enumerate(names)
-    }
     classes, survival = speaking(names, OF_CLASSES), speaking(names, OF_SURVIVAL)
+    by_prompt = {
+        name: _scores(models[name], vectors[:, number], table, patients, draws if name in (classes, survival) else 0)
+        for number, name in enumerate(names)
+    }
     result: dict[str, Any] = {"n": len(patients), **by_prompt[classes]["report"]}
     result["c_index"] = by_prompt[survival]["c_index"]
     result["c_index_ci95"] = by_prompt[survival]["c_index_ci95"]
@@ -123,7 +124,7 @@ def judged(
     return result
 
 
-_SHOWN = ("balanced_accuracy", "auc", "c_index", "c_index_ci95")
+_SHOWN = ("balanced_accuracy", "auc", "c_index")
 
 
 def _scores(

@@ -1,0 +1,225 @@
+"""ModalTune from the tables of a cohort to a file that predicts, and its judgement, on a small generated cohort."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pathotune.errors import FeaturesMismatch, NoTiles, UsageError
+from pathotune.evaluation.patients import evaluate
+from pathotune.events import EpochEnd, Note, result_of
+from pathotune.execution.patient_tuning import settled, tune
+from pathotune.inference.pathway_attribution import pathway_attribution
+from pathotune.inference.patient_score import answer, load_patient_model, patients_of
+from pathotune.methods import load_config
+from pathotune.methods.checkpoint import Tuning
+from pathotune.training.schedule import TrainingConfig
+
+FOLDER = Path(__file__).resolve().parents[3] / "benchmarks"
+if str(FOLDER) not in sys.path:
+    sys.path.append(str(FOLDER))  # its scripts are run from there and are in no wheel
+
+import modaltune_cohort as generated  # noqa: E402
+
+pytest.importorskip("sksurv")
+QUICK = TrainingConfig(epochs=2, lr=1e-3, warmup_epochs=0)
+SMALL = {**generated.METHOD, "gene_width": 8, "gene_tokens": 3, "output_dim": 16, "text_encoder": "hashing"}
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory):
+    return generated.make(tmp_path_factory.mktemp("cohort"), 40, 0, ("breast", "lung"), tiles=6)
+
+
+def tuned(folder, out, training=QUICK, expression=True, inputs=None, **settings):
+    config = load_config("modaltune", {**SMALL, **settings})
+    inputs = inputs or generated.inputs_of(folder, expression=expression)
+    return result_of(tune(inputs, "modaltune", config, "pathotune-tiny", training, None, out))
+
+
+@pytest.fixture(scope="module")
+def tuning(cohort, tmp_path_factory):
+    result = tuned(cohort, tmp_path_factory.mktemp("tuned") / "both.pathotune.safetensors", clinical_token=True)
+    return Tuning.load(result["out"]), result
+
+
+def test_the_document_is_that_of_the_contract(tuning):
+    _, result = tuning
+    assert result["classes"] == ["breast ductal", "breast lobular", "lung ductal", "lung lobular"]
+    assert len(result["epochs"]) == 2 and result["status"] == "done" and result["with_expression"] == 22
+    val = result["val"]
+    assert set(val["prompts"]) == {"general", "diagnosis", "survival"} and set(val["sites"]) == {"breast", "lung"}
+    assert 0 <= val["balanced_accuracy"] <= 1 and 0 <= val["c_index"] <= 1 and val["site_accuracy"] is not None
+    json.dumps(result)
+
+
+def test_one_file_holds_all_that_is_needed(tuning):
+    saved, _ = tuning
+    assert saved.genes["pathways"] and len(saved.pathways_sha256) == 64
+    assert {"genes.mean", "genes.sd", "pathways.genes", "pathways.sizes"} <= set(saved.tensors)
+    assert {"trained.projector.first.weight", "trained.place"} <= set(saved.tensors)
+    assert {"linear.general.cox.weights", "linear.diagnosis.site1.weights"} <= set(saved.tensors)
+    assert saved.text_encoder == {"name": "hashing", "dim": 64} and len(saved.texts) == 3
+    assert not any("backbone" in name for name in saved.tensors)
+    assert saved.backbone["slide_encoder"]["name"] == "small-slide"
+    assert "P0001" not in json.dumps(saved.metadata())  # names of patients stay where they are
+    assert saved.path.with_name("both.md").is_file()
+
+
+def test_saved_and_loaded_it_says_what_it_said(cohort, tuning):
+    """The same patients judged from the file have the scores that the training ended with."""
+    saved, result = tuning
+    inputs = generated.inputs_of(cohort)
+    held = [row for row, split in enumerate(inputs.cohort.split) if split == "val"]
+    of_held = replace(inputs, cohort=replace(inputs.cohort.take(held), split=("",) * len(held)))
+    again = result_of(evaluate(saved, of_held))
+    assert again["linear_models"] == "the tuning's" and again["patients"] == result["validation_patients"]
+    for name in ("balanced_accuracy", "c_index"):
+        assert again[name] == pytest.approx(result["val"][name], abs=1e-6)
+    assert again["slide"]["balanced_accuracy"] == again["balanced_accuracy"]
+
+
+def test_patients_without_expression_get_an_answer(cohort, tuning):
+    saved, _ = tuning
+    full = result_of(evaluate(saved, generated.inputs_of(cohort)))
+    assert full["patients"] == 18 and full["with_expression"] == 18
+    bare = result_of(evaluate(saved, generated.inputs_of(cohort, expression=False)))
+    assert bare["with_expression"] == 0 and np.isfinite(bare["balanced_accuracy"])
+    assert bare["c_index"] == pytest.approx(full["without_expression"]["c_index"], abs=1e-6)
+
+
+def test_a_site_never_seen_needs_no_step_of_the_network(tmp_path, tuning):
+    saved, _ = tuning
+    before = {name: value.copy() for name, value in saved.tensors.items()}
+    other = generated.inputs_of(generated.make(tmp_path / "new", 30, 5, ("kidney",), tiles=6))
+    result = result_of(evaluate(saved, other))
+    assert result["linear_models"] == "learned on this cohort" and result["classes"] == [
+        "kidney ductal",
+        "kidney lobular",
+    ]
+    assert all(np.array_equal(value, saved.tensors[name]) for name, value in before.items())
+    alone = replace(other, cohort=replace(other.cohort, split=("",) * len(other.cohort)))
+    with pytest.raises(NoTiles, match=r"does not know kidney ductal.*column split"):
+        result_of(evaluate(saved, alone))
+
+
+def test_test_patients_change_nothing(cohort, tmp_path):
+    """Scaler, survival bins and linear models come from the training patients: other test patients, the same file."""
+    inputs = generated.inputs_of(cohort)
+    kept = [row for row, split in enumerate(inputs.cohort.split) if split != "test"]
+    without = replace(inputs, cohort=inputs.cohort.take(kept))
+    one = tuned(cohort, tmp_path / "a.safetensors", inputs=inputs)
+    other = tuned(cohort, tmp_path / "b.safetensors", inputs=without)
+    first, second = (Tuning.load(result["out"]) for result in (one, other))
+    assert first.training["survival_edges"] == second.training["survival_edges"]
+    assert all(np.array_equal(value, second.tensors[name]) for name, value in first.tensors.items())
+
+
+def test_the_same_seed_gives_the_same_file_and_another_another(cohort, tmp_path):
+    files = [
+        Tuning.load(tuned(cohort, tmp_path / f"{number}.safetensors", replace(QUICK, seed=seed))["out"])
+        for number, seed in enumerate((3, 3, 4))
+    ]
+    same = [np.array_equal(value, files[1].tensors[name]) for name, value in files[0].tensors.items()]
+    assert all(same)
+    assert not np.array_equal(
+        files[0].tensors["trained.projector.first.weight"], files[2].tensors["trained.projector.first.weight"]
+    )
+
+
+def test_prompt_by_prompt_is_all_at_once(cohort, tmp_path, monkeypatch):
+    """Large patients pass one prompt at a time; without dropout the file is the same."""
+    settings = {"gene_dropout": 0.0, "drop_path": 0.0, "modality_dropout": 0.0}
+    whole = Tuning.load(tuned(cohort, tmp_path / "a.safetensors", **settings)["out"])
+    monkeypatch.setattr("pathotune.training.modaltune.TOGETHER", 1)
+    parts = Tuning.load(tuned(cohort, tmp_path / "b.safetensors", **settings)["out"])
+    for name, value in whole.trained.items():
+        assert np.allclose(value, parts.trained[name], atol=2e-3), name
+
+
+def test_image_alone_and_survival_alone(cohort, tmp_path):
+    image = tuned(cohort, tmp_path / "image.safetensors", expression=False, prompts="survival", target="one_hot")
+    assert image["with_expression"] == 0 and Tuning.load(image["out"]).genes is None
+    inputs = generated.inputs_of(cohort)
+    nameless = replace(inputs.cohort, labels=(None,) * len(inputs.cohort))
+    result = tuned(cohort, tmp_path / "risk.safetensors", inputs=replace(inputs, cohort=nameless))
+    assert result["classes"] == [] and result["val"]["c_index"] is not None
+    assert "balanced_accuracy" not in result["val"]
+
+
+def test_what_does_not_go_together_is_said(cohort, tmp_path):
+    inputs = generated.inputs_of(cohort)
+    with pytest.raises(UsageError, match="--expression needs --pathways"):
+        tuned(cohort, tmp_path / "x", inputs=replace(inputs, pathways=None))
+    with pytest.raises(UsageError, match="fed with features of prov-gigapath, not of pathotune-tiny"):
+        tuned(cohort, tmp_path / "x", slide_encoder="gigapath-slide")
+    with pytest.raises(UsageError, match="no --folds yet"):
+        tuned(cohort, tmp_path / "x", inputs=replace(inputs, folds=3))
+    config = load_config("modaltune", SMALL)
+    with pytest.raises(FeaturesMismatch, match="features of pathotune-tiny, and uni is needed"):
+        result_of(tune(inputs, "modaltune", config, "uni", QUICK, None, tmp_path / "x"))
+
+
+def test_options_left_alone_are_those_of_the_paper():
+    plain = settled(TrainingConfig())
+    assert (plain.epochs, plain.lr, plain.weight_decay, plain.warmup_epochs) == (15, 1e-4, 5e-4, 10)
+    own = settled(TrainingConfig(epochs=3, lr=0.01, weight_decay=0.1, warmup_epochs=1))
+    assert (own.epochs, own.lr, own.weight_decay, own.warmup_epochs) == (3, 0.01, 0.1, 1)
+
+
+def test_every_epoch_passes_every_training_patient(cohort, tmp_path):
+    config = load_config("modaltune", SMALL)
+    stream = tune(generated.inputs_of(cohort), "modaltune", config, "pathotune-tiny", QUICK, None, tmp_path / "x")
+    events = list(stream)
+    last = [event for event in events if getattr(event, "phase", "") == "epoch 2"][-1]
+    assert (last.done, last.total, last.unit) == (16, 16, "patients")
+    assert sum(isinstance(event, EpochEnd) for event in events) == 2
+    assert any(
+        isinstance(event, Note) and "different sentences stand for 16 training patients" in event.text
+        for event in events
+    )
+
+
+def test_a_slide_gets_class_risk_attention_and_pathways(cohort, tuning):
+    from pathotune.features import FeatureSet
+
+    saved, _ = tuning
+    loaded = load_patient_model(saved)
+    inputs = generated.inputs_of(cohort)
+    one = replace(inputs, cohort=inputs.cohort.take([0]))
+    table = patients_of(loaded, one, saved.class_names)
+    features = FeatureSet.load(cohort / "features" / f"{Path(inputs.cohort.slides[0]).stem}.h5")
+    attributions: dict[str, np.ndarray] = {}
+    said = answer(loaded, features, table, attributions)
+    assert said.probabilities.sum() == pytest.approx(1) and np.isfinite(said.facts["risk"])
+    assert set(said.attention) == {"attention", "attention to genes"}
+    assert all(
+        values.shape == (6,) and values.mean() == pytest.approx(1, abs=1e-5) for values in said.attention.values()
+    )
+    assert said.facts["with_expression"] and set(said.facts["vectors"]) == {"general", "diagnosis", "survival"}
+    assert len(attributions) == 2 and all(len(values) == 16 for values in attributions.values())
+    bare = answer(loaded, features)
+    assert set(bare.attention) == {"attention"} and not bare.facts["with_expression"]
+
+
+def test_pathways_add_up_to_the_change_of_the_score(cohort, tuning):
+    from pathotune.features import FeatureSet
+    from pathotune.inference.patient_score import _given
+
+    saved, _ = tuning
+    loaded = load_patient_model(saved)
+    inputs = generated.inputs_of(cohort)
+    table = patients_of(loaded, replace(inputs, cohort=inputs.cohort.take([0])), saved.class_names)
+    features = FeatureSet.load(cohort / "features" / f"{Path(inputs.cohort.slides[0]).stem}.h5")
+    direction = torch.randn(16, generator=torch.Generator().manual_seed(0))
+    given = _given(loaded, features, table)
+    values, change = pathway_attribution(loaded.model, given, "general", lambda vector: vector @ direction, steps=64)
+    assert abs(change) > 1e-4 and values.sum() == pytest.approx(change, rel=0.02, abs=1e-5)
+    with pytest.raises(UsageError, match="one patient with expression"):
+        pathway_attribution(loaded.model, given._replace(genes=None), "general", lambda vector: vector @ direction)
