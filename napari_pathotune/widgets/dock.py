@@ -13,7 +13,7 @@ from napari_pathotune.widgets.after_tuning import AfterTuning
 from napari_pathotune.widgets.areas import AreaPanel
 from napari_pathotune.widgets.cohort import CohortPanel
 from napari_pathotune.widgets.genes import GenePanel
-from napari_pathotune.widgets.overlays import OverlayPanel
+from napari_pathotune.widgets.overlays import OverlayPanel, reading_text
 from napari_pathotune.widgets.parts import heading, text_label
 from napari_pathotune.widgets.predict import PredictPanel
 from napari_pathotune.widgets.progress import ProgressPanel
@@ -60,6 +60,7 @@ class PathoTuneDock(QWidget):
         self.tabs.setTabToolTip(3, "Tune on a table of slides: labels of whole slides, expression, survival.")
         self.readout = CursorReadout(self.session)
         self.readout.pointed = self.overlay.more.point_at
+        self.readout.says = lambda place: self.genes.reading_at(place) or reading_text(place)
         self._lay_out()
         self.destroyed.connect(self.runner.close)
 

@@ -13,7 +13,7 @@ from napari_pathotune import compat
 from napari_pathotune.doubts import doubts_of
 from napari_pathotune.genes import GENE, MEASURED, Genes, MeasuredSpots, gene_layer, limits_of, read_measured
 from napari_pathotune.layers import facts, pixel_um
-from napari_pathotune.session import JobState, Result, Session
+from napari_pathotune.session import JobState, Place, Result, Session
 from napari_pathotune.widgets.parts import button, combo, heading, text_label
 from napari_pathotune.widgets.ranges import ColorRange
 
@@ -106,6 +106,16 @@ class GenePanel(QWidget):
         unit = self.genes.unit(name)
         self.range.show_layer(layer, f"{low:.2f}", f"{high:.2f}", f"{name}: {unit}")
         self.text.setText(f"{self.genes.judged(name)} Colours: {unit}.")
+
+    def reading_at(self, place: Place | None) -> str:
+        """The gene that is shown and its value under the cursor; empty where none is shown or predicted."""
+        result = self.session.result
+        layer = None if result is None else result.others.get(GENE)
+        if place is None or result is None or layer is None or not layer.visible:
+            return ""
+        cell = result.grid.cell_at(place.y_um, place.x_um)
+        value = float(layer.data[cell]) if cell is not None else float("nan")
+        return f"{self.gene}\u00a0{value:.2f} (predicted)" if value == value else ""
 
     def _bring_forward(self, result: Result, layer: Any) -> None:
         for other in result.layers:

@@ -291,11 +291,6 @@ def show_source(result: Result, source: str, title: str) -> None:
     about["source"] = source
 
 
-def place_text(place: Place | None) -> str:
-    """What lies under the cursor, in one line."""
-    return " · ".join(part for part in (reading_text(place), where_text(place)) if part)
-
-
 def where_text(place: Place | None) -> str:
     """The place under the cursor on its slide, in micrometres."""
     return f"x\u00a0{thousands(place.x_um)}\u00a0µm, y\u00a0{thousands(place.y_um)}\u00a0µm" if place else ""

@@ -11,7 +11,7 @@ from napari_pathotune.changes import comparing_of
 from napari_pathotune.doubts import doubts_of
 from napari_pathotune.session import Place, Session
 from napari_pathotune.widgets.doubts import hint_text
-from napari_pathotune.widgets.overlays import HIDE_KEY, place_text, reading_text, where_text
+from napari_pathotune.widgets.overlays import HIDE_KEY, reading_text, where_text
 from napari_pathotune.widgets.parts import SteadyLine
 
 
@@ -28,6 +28,7 @@ class CursorReadout:
         self.hint = SteadyLine("What to doubt under the cursor: unlike the training tiles, or changed since before.")
         self.doubts, self.comparing = doubts_of(session), comparing_of(session)
         self.pointed: Callable[[Place | None], None] = lambda place: None
+        self.says: Callable[[Place | None], str] = reading_text
         self.line.show_text("Move over the slide to read it.")
         self._has_bar = False
         session.viewer.mouse_move_callbacks.append(self._on_mouse_moved)
@@ -51,10 +52,11 @@ class CursorReadout:
 
     def _on_mouse_moved(self, viewer: Any, event: Any) -> None:
         place = self.session.place_at(event.position)
-        self.label.setText(place_text(place))
+        said, where = self.says(place), where_text(place)
+        self.label.setText(" · ".join(part for part in (said, where) if part))
         nothing = "Nothing is predicted here." if place else "Move over the slide to read it."
-        self.line.show_text(reading_text(place) or nothing)
-        self.where.show_text(where_text(place))
+        self.line.show_text(said or nothing)
+        self.where.show_text(where)
         known = self.doubts.unlikeness(self.session.result)
         far = known.far if known is not None else 1.0
         self.hint.show_text(hint_text(self.doubts.distance_at(place), far, self.comparing.at(place)))

@@ -123,6 +123,9 @@ def test_a_gene_is_searched_and_shown_without_inference(dock: Any, viewer: Any, 
     panel.name.lineEdit().returnPressed.emit()
     assert panel.gene == "ERBB2" and layer.data[3, 7] == 7 and "ERBB2" in layer.name and "0.31" in panel.text.text()
     assert (layer.scale, layer.translate) == (pytest.approx((25.0, 25.0)), pytest.approx((12.25, 12.25)))
+    place = dock.session.place_at((3 * 25.0 + 12, 7 * 25.0 + 12))
+    assert panel.reading_at(place) == "ERBB2\u00a07.00 (predicted)" == dock.readout.says(place)
+    assert panel.reading_at(dock.session.place_at((0.0, 11.5 * 25))) == "", "no tissue there"
     panel.name.lineEdit().setText("nothing such")
     panel.name.lineEdit().returnPressed.emit()
     assert "nothing such" in notices[-1] and panel.gene == "ERBB2"

@@ -149,14 +149,14 @@ def legend_of(panel: Any) -> list[str]:
 
 
 def test_the_control_abstains_at_once_and_the_legend_names_it(panel: Any, doubts: Doubts) -> None:
-    from napari_pathotune.widgets.overlays import place_text
+    from napari_pathotune.widgets.overlays import reading_text
 
     (result,) = doubts.session.results
     assert panel.abstain.text() == "off" and len(legend_of(panel)) == 2
     panel.abstain.setValue(60)
     assert result.grid.abstained().sum() == 9
     assert legend_of(panel)[2].startswith("abstained (below 60%)") and "0.02 mm²" in legend_of(panel)[2]
-    assert "abstained: b\u00a00.55" in place_text(doubts.session.place_at((24.75, 224.75)))
+    assert "abstained: b\u00a00.55" in reading_text(doubts.session.place_at((24.75, 224.75)))
     panel.legend.itemAt(2).widget().setChecked(False)
     assert (result.grid.rgba[:3, 3:, 3] == 0).all()
     panel.abstain.setValue(0)
