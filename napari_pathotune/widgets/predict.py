@@ -37,6 +37,14 @@ class PredictOptions:
     attention: Annotated[
         bool, {"label": "Keep attention", "tooltip": "Also keep where the model looked; costs a little time and space."}
     ] = True
+    attention_kind: Annotated[
+        Literal["last", "rollout"],
+        {
+            "label": "Attention is",
+            "tooltip": "last: where the last block looked. rollout: where all blocks together did (Abnar and Zuidema "
+            "2020), which takes some more time.",
+        },
+    ] = "last"
     doubts: Annotated[
         bool,
         {
@@ -137,7 +145,7 @@ class PredictPanel(QWidget):
         self.place.setEnabled(not whole)
         if whole:
             self.place.setCurrentIndex(self.place.findData(SLIDE))
-        for name in ("density", "attention", "doubts"):
+        for name in ("density", "attention", "attention_kind", "doubts"):
             self.form[name].enabled = not whole
         missing = self.missing()
         self.hint.setText(missing)
@@ -313,6 +321,7 @@ class PredictPanel(QWidget):
         arguments |= {
             "stride_px": stride_of(tuning.reading.tile_px, options.density),
             "attention": options.attention,
+            "attention_kind": options.attention_kind,
             "reliability": options.doubts,
             "features": options.doubts,
         }
