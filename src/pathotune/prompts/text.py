@@ -70,6 +70,11 @@ def task_sentences(task: Task, mpp: float, template: str = "") -> tuple[str, ...
     return filled(load_template(template or "task-and-stain"), values_of(task, mpp))
 
 
+def restained(task: Task, stain: str) -> Task:
+    """The task in another stain; the card's own sentences speak of its own stain and are left out then."""
+    return replace(task, stain=stain, sentences=()) if stain.strip() else task
+
+
 def another_task(task: Task) -> Task:
     """A task that has nothing to do with this one, for sentences on purpose wrong: another organ, other classes.
 

@@ -9,6 +9,7 @@ import pathotune.backbones.text as text_encoders
 from pathotune.errors import FileMissing, TableUnreadable, UnknownName, UsageError
 from pathotune.methods.cite.config import CiteConfig
 from pathotune.methods.pathotune.config import PathoTuneConfig
+from pathotune.methods.zero_shot.config import ZeroShotConfig
 from pathotune.prompts.classes import as_phrase
 from pathotune.prompts.templates import load_template, stain_words, template_names
 from pathotune.prompts.text import (
@@ -124,6 +125,14 @@ def test_stains_are_known_by_many_names_and_others_are_taken_as_they_stand():
     assert "brown" in stain_words("IHC").words and "brown" in stain_words("DAB").looks
     assert stain_words("trichrome") == stain_words("Masson Trichrome")
     assert stain_words("Giemsa").words == "Giemsa"
+
+
+def test_the_stain_of_the_slides_goes_before_the_cards():
+    card = load_task("he-tissue")
+    task, stain = PathoTuneConfig(stained_with="IHC").sentences_for(card, card.class_names, 0.5)
+    assert "Tumor" in task and "brown" in stain and "eosin" not in stain
+    words = ZeroShotConfig(stained_with="trichrome").sentences_for(card, card.class_names, 0.5)
+    assert all("trichrome" in one and "eosin" not in one for one in words)
 
 
 def test_a_sentence_inside_another():

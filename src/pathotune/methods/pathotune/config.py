@@ -54,6 +54,10 @@ class PathoTuneConfig(LateConfig):
             "each. stain-only. Or a YAML file with your own list of sentences."
         },
     ] = ""
+    stained_with: Annotated[
+        str,
+        {"tooltip": "The slides' stain, for the sentences: IHC, trichrome, PAS, … Empty: as the task card says."},
+    ] = ""
     text: Annotated[
         Literal["own", "random", "permuted"],
         {
@@ -91,10 +95,11 @@ class PathoTuneConfig(LateConfig):
     def sentences_for(self, task: Task, class_names: Sequence[str], mpp: float) -> tuple[str, ...]:
         """The person's own sentences, else one on the task and one on stain and magnification."""
         from pathotune.prompts.templates import filled, values_of
-        from pathotune.prompts.text import another_task, split_sentences, task_sentences
+        from pathotune.prompts.text import another_task, restained, split_sentences, task_sentences
 
         if not self.ttp:
             return ()
+        task = restained(task, self.stained_with)
         if self.text == "permuted":
             return task_sentences(another_task(task), mpp, self.template)
         own = split_sentences(self.sentences)

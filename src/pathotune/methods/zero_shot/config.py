@@ -32,6 +32,10 @@ class ZeroShotConfig(MethodConfig):
             "or a YAML file with your own list, in which {class} stands for the class. Empty: as it stands."
         },
     ] = "zero-shot"
+    stained_with: Annotated[
+        str,
+        {"tooltip": "The slides' stain, for the sentences: IHC, trichrome, PAS, … Empty: as the task card says."},
+    ] = ""
     text: Annotated[
         Literal["own", "random", "permuted"],
         {
@@ -61,11 +65,11 @@ class ZeroShotConfig(MethodConfig):
         """
         from pathotune.prompts.classes import as_phrase, class_sentences
         from pathotune.prompts.templates import filled, load_template, values_of
-        from pathotune.prompts.text import moved_on, split_sentences
+        from pathotune.prompts.text import moved_on, restained, split_sentences
 
         sentences = class_sentences(self.class_sentences, task, class_names)
         if self.ensemble:
-            template, values = load_template(self.ensemble), values_of(task, mpp)
+            template, values = load_template(self.ensemble), values_of(restained(task, self.stained_with), mpp)
             sentences = tuple(
                 " | ".join(
                     wording
