@@ -1,8 +1,8 @@
 """A cohort of generated slides with a known rule, learned from slide labels alone.
 
 A slide is positive if it has at least three tumour nests. The area of all nests together is drawn without looking at
-their number, so a positive slide has many small nests where a negative one has few large ones, and how much tumour there
-is says nothing. What grows with the number is the border of the nests, on which there is a rim of immune cells.
+their number, so a positive slide has many small nests where a negative one has few large ones, and how much tumour
+there is says nothing. What grows with the number is the border of the nests, on which there is a rim of immune cells.
 Training slides are of three stains, test slides of other seeds and of a fourth.
 
     python benchmarks/cohort.py --out DIR            (resumable; --slides 40 --test 20 for a quick look)
@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from functools import lru_cache
 from pathlib import Path
 
@@ -30,6 +29,7 @@ FEW, MANY = (1, 2), (3, 4, 5, 6)
 AREA_TILES = (4.0, 5.6)
 RIM_UM, GAP_UM = 28.0, 30.0
 PATTERNS = 6
+AGGREGATORS = ["abmil", "clam_sb", "mean", "soft_vote", "topk", "transmil"]
 
 
 def slide_of(number: int, is_test: bool):
@@ -90,16 +90,108 @@ def on_nests(number: int, is_test: bool, corners_px0: np.ndarray) -> np.ndarray:
     return np.isin(slide.classes_at(x, y), (1, 5)).mean(axis=(1, 2))
 
 
+def run(command: str, told: dict) -> dict:
+    """A job to its end; says what it says."""
+    from pathotune.events import EpochEnd, Finished, Note
+    from pathotune.execution.job import Job, run_job
+
+    result: dict = {}
+    for event in run_job(Job(command, told)):
+        if isinstance(event, Note):
+            print(f"  {event.text}", flush=True)
+        elif isinstance(event, EpochEnd):
+            print(f"  epoch {event.epoch}: {event.metrics}", flush=True)
+        elif isinstance(event, Finished):
+            result = event.result
+    return result
+
+
+def attention_auc(tuning, features: Path, truth: Path) -> float:
+    """Mean over the test slides of the AUC with which attention finds tiles that nests cover to a quarter."""
+    from sklearn.metrics import roc_auc_score
+
+    from pathotune.features import FeatureSet
+    from pathotune.inference.slide_score import ATTENTION, answer
+
+    scores = []
+    for path in sorted(features.rglob("test-*.h5")):
+        found = FeatureSet.load(path)
+        kept = truth / f"{path.stem}.npy"
+        if not kept.exists():
+            truth.mkdir(parents=True, exist_ok=True)
+            np.save(kept, on_nests(int(path.stem.split("-")[1]), True, found.coords_px0))
+        is_nest = np.load(kept) >= 0.25
+        scores.append(roc_auc_score(is_nest, answer(tuning, found).attention[ATTENTION]))
+    return float(np.mean(scores))
+
+
+def judge(out: Path, table: Path, name: str, config: dict, training: dict, features: Path | None) -> tuple[dict, Path]:
+    """One tuning, from its file where it is there: its row and the folder of its features."""
+    from pathotune.methods.checkpoint import Tuning
+
+    file, kept = out / f"{name}.pathotune.safetensors", out / f"{name}.json"
+    told = {"cohort": str(table), "device": "cpu"} | ({} if features is None else {"features": str(features)})
+    if not kept.exists():
+        print(name, flush=True)
+        tuned = run(
+            "tune",
+            {key: value for key, value in told.items() if key != "device"}
+            | {"config": config, "training": training, "out": str(file)},
+        )
+        judged = run("evaluate", told | {"tuning": str(file)})
+        tuning = Tuning.load(file)
+        inner = tuning.tile_tuning
+        own = f"features-{tuning.backbone['name'] if inner is None else inner.fingerprint[:8]}"
+        folder = features or out / f"{name}.session" / own
+        row = {
+            "features": name.split(" ")[0],
+            "aggregator": config["aggregator"],
+            "slide_auc": judged["auc"],
+            "slide_auc_ci95": judged["ci95"]["auc"],
+            "balanced_accuracy": judged["balanced_accuracy"],
+            "validation_auc": tuned["val"]["auc"],
+            "attention_auc": attention_auc(tuning, folder, out / "truth"),
+            "parameters": tuned["trainable_parameters"],
+            "folder": str(folder),
+        }
+        kept.write_text(json.dumps(row, indent=1), encoding="utf-8")
+    row = json.loads(kept.read_text(encoding="utf-8"))
+    return row, Path(row["folder"])
+
+
 def main() -> None:
     """Make, learn, judge, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--slides", type=int, default=96, help="training slides, those that choose the epoch included")
     parser.add_argument("--test", type=int, default=40, help="test slides")
+    parser.add_argument(
+        "--aggregators", nargs="+", default=["abmil", "clam_sb", "mean", "soft_vote", "topk", "transmil"]
+    )
+    parser.add_argument("--features", nargs="+", default=["plain", "weak"], help="plain, weak (prompts), weak2 (again)")
+    parser.add_argument("--only-make", action="store_true", help="write the slides and stop")
     asked = parser.parse_args()
-    started = time.monotonic()
     table = make(asked.out, asked.slides, asked.test)
-    print(f"{table}: {asked.slides} + {asked.test} slides, {time.monotonic() - started:.0f} s")
+    rows = []
+    for kind in () if asked.only_make else asked.features:
+        prompts = {"plain": {"prompts": "none"}, "weak": {"prompts": "weak"}, "weak2": {"prompts": "weak", "rounds": 2}}
+        config, folder = prompts[kind], None
+        for aggregator in asked.aggregators:
+            name = f"{kind} {aggregator}"
+            row, own = judge(asked.out, table, name, config | {"aggregator": aggregator}, {"device": "cpu"}, folder)
+            rows.append(row)
+            if folder is None:  # the others take the features and the tile tuning of the first
+                folder = own
+                rounds = config.get("rounds", 1)
+                weak = asked.out / f"{name}.session" / f"weak-{rounds}.pathotune.safetensors"
+                config = {"prompts": "none" if kind == "plain" else str(weak)}
+            low, high = row["slide_auc_ci95"]
+            print(
+                f"{name:18s} slide AUC {row['slide_auc']:.3f} ({low:.3f} to {high:.3f}), balanced accuracy "
+                f"{row['balanced_accuracy']:.3f}, attention on nests {row['attention_auc']:.3f}",
+                flush=True,
+            )
+    (asked.out / "results.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,6 +18,10 @@ from pathotune.cli.terminal import (
     say,
     set_loudness,
 )
+from pathotune.errors import UsageError
+
+if TYPE_CHECKING:
+    from pathotune.events import Event
 
 EXAMPLE = (
     "Example: pathotune compare --tiles tiles.csv --methods linear_probe,cite,pathotune --shots 4,16,all --out compared"
@@ -29,21 +34,29 @@ def register(app: typer.Typer) -> None:
 
 
 def compare(
+    out: Annotated[Path, typer.Option("--out", help="Folder for the table, the page and what is done so far.")],
     tiles: Annotated[
-        Path,
+        Path | None,
         typer.Option(
             "--tiles", help="A table of tiles; rows whose column split is test are judged, the others learned."
         ),
-    ],
-    out: Annotated[Path, typer.Option("--out", help="Folder for the table, the page and what is done so far.")],
+    ] = None,
+    cohort: Annotated[
+        Path | None,
+        typer.Option("--cohort", help="A table of whole slides in place of tiles; compares what learns from slides."),
+    ] = None,
+    features: Annotated[
+        Path | None, typer.Option("--features", help="Tile features of the cohort that are there already.")
+    ] = None,
     methods: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--methods",
             help="Names, separated by commas; settings in brackets: 'pathotune[ivp=off,ttp=off]', 'cite[text=random]' "
-            "(text=random and text=permuted take the sentences away); 'pathotune[*]' is every combination of prompts.",
+            "(text=random and text=permuted take the sentences away); 'pathotune[*]' is every combination of "
+            "prompts. Of slides: 'mil[aggregator=clam_sb],mil[aggregator=mean]'.",
         ),
-    ] = "linear_probe,pathotune",
+    ] = None,
     backbones: Annotated[
         str,
         typer.Option("--backbones", help="Names, separated by commas; NAME@random has random weights."),
@@ -69,20 +82,33 @@ def compare(
     quiet: QuietOption = False,
 ) -> None:
     """Train and judge methods and backbones under one protocol: the same draws, epochs and early stopping."""
-    from pathotune.datasets.tiles import read_tile_table
-    from pathotune.evaluation.compare import CompareConfig
-    from pathotune.evaluation.compare import compare as run
     from pathotune.evaluation.shots import parse_shots
     from pathotune.evaluation.variants import names_of
     from pathotune.methods.options import parse_settings, with_settings
     from pathotune.training.schedule import TrainingConfig
 
     set_loudness(verbose, quiet)
+    if (tiles is None) == (cohort is None):
+        raise UsageError("Give --tiles, a table of tiles, or --cohort, a table of whole slides.")
     training = with_settings(TrainingConfig(), parse_settings(set_ or []))
-    config = CompareConfig(
-        names_of([methods]), names_of([backbones]), parse_shots(shots), shot_unit, seeds, training, task
-    )
-    result = follow(run(read_tile_table(tiles), config, out, device), quiet)
+    common = (names_of([backbones]), parse_shots(shots))
+    events: Iterator[Event]
+    if cohort is not None:
+        from pathotune.datasets.cohort import CohortInputs, read_cohort
+        from pathotune.evaluation.compare_slides import SlideCompareConfig, compare_slides
+
+        of_slides = names_of([methods or "mil[aggregator=mean],mil"])
+        slides = SlideCompareConfig(of_slides, *common, "slide", seeds, training, task)
+        events = compare_slides(CohortInputs(read_cohort(cohort), features), slides, out, device)
+    else:
+        from pathotune.datasets.tiles import read_tile_table
+        from pathotune.evaluation.compare import CompareConfig
+        from pathotune.evaluation.compare import compare as run
+
+        of_tiles = names_of([methods or "linear_probe,pathotune"])
+        config = CompareConfig(of_tiles, *common, shot_unit, seeds, training, task)
+        events = run(read_tile_table(tiles), config, out, device)  # type: ignore[arg-type]
+    result = follow(events, quiet)
     if json:
         print_json(result)
         return

@@ -240,3 +240,26 @@ def test_cells_follow_the_distance_from_tile_to_tile():
     corners = np.asarray([[100.0, 50.0], [156.0, 50.0], [212.0, 106.0]])
     assert cells_of(corners, (112.0, 112.0)).tolist() == [[0, 0], [1, 0], [2, 1]]  # tiles that overlap by half
     assert cells_of(np.zeros((0, 2)), (112.0, 112.0)).shape == (0, 2)
+
+
+def test_aggregators_are_compared_under_one_protocol(cohort, tmp_path):
+    from pathotune.datasets.cohort import CohortInputs, read_cohort
+    from pathotune.evaluation.compare_slides import SlideCompareConfig, compare_slides
+    from pathotune.training.schedule import TrainingConfig
+
+    inputs = CohortInputs(read_cohort(cohort / "cohort.csv"), cohort / "features")
+    training = TrainingConfig(epochs=2, tiles_per_epoch=32, batch_size=8, device="cpu")
+    words = ("mil[aggregator=mean,hidden=8]", "mil[hidden=8]")
+    config = SlideCompareConfig(words, shots=(2, None), seeds=1, training=training)
+    result = result_of(compare_slides(inputs, config, tmp_path, "cpu"))
+    assert [(row["method"], row["shots"]) for row in result["rows"]] == [
+        (word, shots) for shots in (2, "all") for word in words
+    ]
+    assert all(0 <= row["auc"] <= 1 for row in result["rows"])
+    assert "slides" in Path(result["html"]).read_text()
+    again = result_of(compare_slides(inputs, config, tmp_path, "cpu"))
+    assert [row["seconds"] for row in again["rows"]] == [row["seconds"] for row in result["rows"]]  # kept, not redone
+    with pytest.raises(UsageError, match="prompts=FILE"):
+        SlideCompareConfig(("mil[prompts=weak]",))
+    with pytest.raises(UsageError):
+        SlideCompareConfig(("vpt",))
