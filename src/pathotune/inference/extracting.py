@@ -103,6 +103,7 @@ def extract(
     file_name: str = "",
     device: str = "auto",
     precision: str = "auto",
+    settled: str = "",
     stride_px: int | None = None,
     batch_size: int | None = None,
     resume: bool = True,
@@ -122,6 +123,7 @@ def extract(
     file_name : of the file, where it is not SLIDE-ID.h5.
     tuning : extract what this tuning's head sees instead of the plain backbone's pooled features.
     device, precision, batch_size, cancel : as in `predict_slide`.
+    settled : the number format that was found good for another slide of the same run, taken without another trial.
     stride_px : from tile to tile in pixels of the reading's mpp; tiles lie side by side without it.
     resume : go on with an unfinished run and keep a file of the same work; False computes all again.
 
@@ -164,7 +166,7 @@ def extract(
         order = np.arange(len(tiles), dtype=np.intp)
         run = Run(slide, whose, device, tiles, order, False, cancel or _never, 1, started)
         run.batch_size = batch_size or default_batch_size(device)
-        yield from _extract(run, reader, source, network, target, work, precision, resume)
+        yield from _extract(run, reader, source, network, target, work, precision, resume, settled)
 
 
 def _source_of(backbone: Any, tuning: Tuning | None, load: Callable[[], Backbone] | None, sha256: str) -> _Source:
@@ -249,6 +251,7 @@ def _extract(
     work: dict[str, Any],
     wanted: str,
     resume: bool,
+    settled: str = "",
 ) -> Iterator[Event]:
     """Compute what is missing and write the file when all is there."""
     model = _model(source, network)
@@ -256,7 +259,7 @@ def _extract(
     if begun and any(begun.get(name) != value for name, value in work.items()):
         yield Note(f"An unfinished run for {target.name} was of other work and is begun again.")
         begun = {}
-    chosen = _precision(run, reader, network, model, begun.get("precision"), wanted)
+    chosen = _precision(run, reader, network, model, begun.get("precision") or settled, wanted)
     extractor = FeatureModel(network, model, run.device, chosen)
     width = int(begun.get("width") or _width(run, reader, extractor))
     work = {**work, "precision": chosen.name}
@@ -286,6 +289,11 @@ def _model(source: _Source, network: Backbone) -> Any:
     from pathotune.methods import METHODS, build_model
 
     level = (METHODS[source.tuning.method].facts or {}).get("level", "tile")
+    if level == "spot":
+        raise TuningMismatch(
+            f"The tuning {source.tuning.name} ({source.tuning.method}) is an enhanced backbone: give its file as "
+            "--backbone, and leave --tuning out."
+        )
     if level in {"slide", "patient"}:
         raise TuningMismatch(
             f"The tuning {source.tuning.name} ({source.tuning.method}) looks at a whole {level} and changes no tile's "
@@ -299,7 +307,7 @@ def _precision(
 ) -> Precision:
     """The number format of the whole file: what it was begun with, or what a probe of real tiles says."""
     if begun and wanted in {"auto", begun}:
-        return Precision(begun, reason="it was begun so.")
+        return Precision(begun, reason="the work was begun so.")
     probe = FeatureModel(network, model, run.device, Precision("float32"))
     what = f"features of {network.card.name}" + (f" under {run.tuning.method}" if model is not None else "")
     images = probe_tiles(run, reader)

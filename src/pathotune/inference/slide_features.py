@@ -140,6 +140,7 @@ def _extracted(
     cancel: Callable[[], bool] | None,
 ) -> Generator[Event, None, tuple[dict[int, Path], list[str]]]:
     """Features made of the slides themselves, one after the other; the backbone is loaded once."""
+    from pathotune.features import header
     from pathotune.inference.extracting import extract
     from pathotune.slides import open_slide
 
@@ -153,7 +154,7 @@ def _extracted(
         return loaded[0]
 
     icc = tile_tuning is not None and tile_tuning.reading.icc
-    paths, lacking = {}, []
+    paths, lacking, settled = {}, [], ""
     yield Step("features", 0, len(rows), unit="slides")
     source = _card(backbone) if isinstance(backbone, str) else backbone
     for number, row in enumerate(rows.tolist()):
@@ -167,6 +168,7 @@ def _extracted(
                     tuning=tile_tuning,
                     load=None if loaded else load,
                     device=device,
+                    settled=settled,
                     cancel=cancel,
                 )
                 result = yield from up_to_the_end(event for event in stream if _is_news(event))
@@ -181,6 +183,8 @@ def _extracted(
             raise Cancelled("The extraction of features")
         if result.get("out"):
             paths[row] = Path(result["out"])
+            # All slides of a cohort in the number format that was found good for the first.
+            settled = settled or str(header(paths[row]).extra.get("precision") or "")
         else:
             lacking.append(f"{name} (no tissue)")
         yield Step("features", number + 1, len(rows), unit="slides")
