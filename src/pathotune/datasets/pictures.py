@@ -37,7 +37,7 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
         inside = open_archive(archive).open(member)
     except KeyError:
         raise FileMissing(path, "picture") from None
-    except (zipfile.BadZipFile, OSError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, OSError, RuntimeError) as error:
         raise TableUnreadable(f"{member} in {archive.name} cannot be read ({error}); download it again.") from None
     with inside:
         yield inside

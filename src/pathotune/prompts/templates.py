@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 STAINS_FILE = "stains.yaml"
 # What a sentence may have in braces, and what it stands for.
-PLACEHOLDERS = {
+MEANINGS = {
     "task": "the task's title",
     "classes": "what is told apart, such as gland, fat from stroma",
     "organ": "the organ as the card has it",
@@ -112,7 +112,7 @@ def filled(sentences: Sequence[str], values: Mapping[str, str]) -> tuple[str, ..
     def put(found: re.Match[str]) -> str:
         name = found.group(1)
         if name not in values:
-            known = ", ".join(f"{{{key}}} ({meaning})" for key, meaning in PLACEHOLDERS.items() if key in values)
+            known = ", ".join(f"{{{key}}} ({meaning})" for key, meaning in MEANINGS.items() if key in values)
             raise UsageError(f"A sentence has {found.group(0)!r}, which stands for nothing here. Known: {known}.")
         return values[name]
 
