@@ -163,8 +163,8 @@ class Method(Protocol):
 
 
 def is_backbone_key(name: str) -> bool:
-    """Whether a state name belongs to the frozen backbone."""
-    return name.startswith("backbone.") or ".backbone." in name
+    """Whether a state name belongs to the frozen backbone; under "tuned." stands what was trained in a copy of it."""
+    return not name.startswith("tuned.") and (name.startswith("backbone.") or ".backbone." in name)
 
 
 def trained_arrays(module: nn.Module) -> dict[str, np.ndarray]:

@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from pathotune.backbones.surface import Backbone
     from pathotune.methods.pathotune.config import PathoTuneConfig
 
-# Inverse L2 penalty of the head's first fit: weak enough a fit that the prompts still get gradients from every tile.
-HEAD_START_STRENGTH = 0.003
-
 
 class PathoTune(PromptedMethod):
     """A frozen backbone steered by task visual, task textual and instance visual prompts (MICCAI 2024).
@@ -36,9 +33,7 @@ class PathoTune(PromptedMethod):
     def make_head(self, backbone: Backbone, text_vectors: np.ndarray | None) -> LinearHead:
         """A linear head, which may begin with a gentle fit."""
         width = backbone.embed_dim if self.config.head_input == "cls" else backbone.output_dim
-        return LinearHead(
-            width, len(self.class_names), HEAD_START_STRENGTH if self.config.head_start == "probe" else 0.0
-        )
+        return LinearHead(width, len(self.class_names), self.config.first_fit)
 
     def pick(self, features: Any) -> Tensor:
         """The class token, or the backbone's own pooled output."""
