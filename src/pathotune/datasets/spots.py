@@ -11,9 +11,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from pathotune.datasets.cohort import Cohort
 from pathotune.datasets.delimited import Row, read_rows
 from pathotune.datasets.expression import Expression, read_expression
 from pathotune.datasets.genes import named
+from pathotune.datasets.tiles import SPLITS
 from pathotune.datasets.visium import visium_matrix
 from pathotune.errors import FileMissing, NoTiles, TableUnreadable
 
@@ -240,6 +242,51 @@ def slides_of(path: str | Path) -> tuple[str, ...]:
     if "slide" not in table.columns:
         return ()
     return tuple(dict.fromkeys(row.cells.get("slide", "") for row in table.rows if row.cells.get("slide")))
+
+
+def cohort_of_spots(path: str | Path) -> Cohort | None:
+    """The sections of a table with one row a spot, as a cohort; None for a table of any other kind.
+
+    Parameters
+    ----------
+    path : columns slide, the centres (x_px0, y_px0 …) and the spots' names; patient, split, mpp and expression may
+        stand in every row of a slide and count from its first.
+
+    Raises
+    ------
+    FileMissing, TableUnreadable
+    """
+    table = read_rows(path, "cohort table")
+    if "slide" not in table.columns or not any(set(pair) <= set(table.columns) for pair in CENTRES):
+        return None
+    first: dict[str, dict[str, str]] = {}
+    for row in table.rows:
+        if row.cells.get("slide"):
+            first.setdefault(row.cells["slide"], row.cells)
+    if not first:
+        raise TableUnreadable(f"{Path(path).name} names no slide in its column 'slide'.")
+    slides = tuple(first)
+    said = list(first.values())
+    mpps = [cells.get("mpp") or "nan" for cells in said]
+    try:
+        mpp = np.asarray([float(text) for text in mpps], dtype=np.float64)
+    except ValueError:
+        raise TableUnreadable(f"{Path(path).name} needs numbers in 'mpp' (one holds {mpps!r}).") from None
+    clinical = {"spots": (Path(path).name,) * len(slides)}
+    if "expression" in table.columns:
+        clinical["expression"] = tuple(cells.get("expression", "") for cells in said)
+    return Cohort(
+        slides=slides,
+        patients=tuple(cells.get("patient") or slide for slide, cells in first.items()),
+        labels=(None,) * len(slides),
+        time=np.full(len(slides), np.nan),
+        event=np.full(len(slides), -1, dtype=np.int64),
+        split=tuple(SPLITS.get(cells.get("split", "").casefold(), "") for cells in said),
+        fold=np.full(len(slides), -1, dtype=np.int64),
+        mpp=mpp,
+        clinical=clinical,
+        path=Path(path),
+    )
 
 
 def _has_header(path: Path) -> bool:

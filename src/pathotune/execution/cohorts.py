@@ -122,10 +122,12 @@ def _path(value: Any) -> Path | None:
 def cohort_inputs(arguments: dict[str, Any], command: str) -> CohortInputs:
     """The cohort of a job and the files that belong to it."""
     from pathotune.datasets.cohort import CohortInputs, read_cohort
+    from pathotune.datasets.spots import cohort_of_spots
 
+    path = Path(needed(arguments, "cohort", command))
     tables = {name: _path(arguments.get(name)) for name in TABLES}
     return CohortInputs(
-        read_cohort(Path(needed(arguments, "cohort", command))),
+        cohort_of_spots(path) or read_cohort(path),
         **tables,
         slide_mpp=arguments.get("slide_mpp"),
         folds=int(arguments.get("folds") or 0),

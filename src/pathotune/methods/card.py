@@ -42,9 +42,14 @@ def pictures_folder(path: Path) -> Path:
 
 def model_card(tuning: Tuning) -> str:
     """The card as Markdown; slides appear by pseudonym only."""
+    head = [f"# {tuning.name}", "**For research use only. Not a medical device; not for diagnosis.**"]
+    if tuning.method == "transcriptomics":
+        from pathotune.methods.gene_card import gene_parts
+
+        parts = [*head, *gene_parts(tuning), _use(tuning), _licences(tuning), _how(tuning)]
+        return "\n\n".join(part for part in parts if part) + "\n"
     parts = [
-        f"# {tuning.name}",
-        "**For research use only. Not a medical device; not for diagnosis.**",
+        *head,
         _what(tuning),
         _use(tuning),
         _classes(tuning),

@@ -11,7 +11,14 @@ import pytest
 from scipy import io, sparse
 
 from pathotune.datasets.expression import Expression
-from pathotune.datasets.spots import check_pitch, match_tiles, read_spots, section_expression, slides_of
+from pathotune.datasets.spots import (
+    check_pitch,
+    cohort_of_spots,
+    match_tiles,
+    read_spots,
+    section_expression,
+    slides_of,
+)
 from pathotune.errors import FileMissing, NoTiles, TableUnreadable
 
 MPP = 0.5
@@ -147,6 +154,17 @@ def test_spots_and_expression_are_joined_by_name_with_counts(tmp_path: Path) -> 
         section_expression(spots, Expression(values, ("a", "b", "c"), ("ERBB2",), source="e.tsv"))
     with pytest.raises(TableUnreadable, match="no expression of its own"):
         section_expression(spots, None)
+
+
+def test_a_table_of_spots_is_a_cohort_of_sections(tmp_path: Path) -> None:
+    lines = ["slide,spot,x_px0,y_px0,split,mpp", "a.svs,1x1,5,6,,0.5", "b.svs,1x1,7,8,Test,", "b.svs,1x2,9,10,test,"]
+    (tmp_path / "spots.csv").write_text("\n".join(lines))
+    cohort = cohort_of_spots(tmp_path / "spots.csv")
+    assert cohort is not None and cohort.slides == ("a.svs", "b.svs") and cohort.split == ("", "test")
+    assert cohort.clinical["spots"] == ("spots.csv", "spots.csv") and cohort.slide_mpp(0) == 0.5
+    assert read_spots(tmp_path / "spots.csv", slide="b.svs").names == ("1x1", "1x2")
+    (tmp_path / "cohort.csv").write_text("slide,spots\na.svs,spots.csv\n")
+    assert cohort_of_spots(tmp_path / "cohort.csv") is None
 
 
 def test_spots_are_matched_with_the_tile_they_lie_in(tmp_path: Path) -> None:

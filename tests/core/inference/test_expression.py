@@ -10,7 +10,6 @@ import pytest
 
 from pathotune.backbones.surface import Backbone
 from pathotune.backbones.tile.enhanced import enhanced
-from pathotune.cli import app
 from pathotune.datasets.cohort import CohortInputs, read_cohort
 from pathotune.errors import StoreMismatch, TuningMismatch, UnknownName
 from pathotune.evaluation.expression import evaluate
@@ -27,6 +26,7 @@ from pathotune.training.transcriptomics import tune
 
 SIDE, PITCH, MPP = 10, 80, 0.5
 GENES = ("ERBB2", "GAPDH", "CD3E")
+QUICK = {"device": "cpu", "precision": "float32"}
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def predicted(
     out = tmp_path_factory.mktemp("out")
     tuning = tuned(section, backbone, out / "t")
     slide = section.cohort.slide_path(1)
-    found = result_of(predict_slide(slide, tuning, out, backbone=backbone, inputs=section, device="cpu"))
+    found = result_of(predict_slide(slide, tuning, out, backbone=backbone, inputs=section, **QUICK))
     assert found["status"] == "done" and found["genes"] == 4
     return tuning, PredictionStore.open(found["store"])
 
@@ -133,7 +133,7 @@ def test_a_second_run_keeps_what_is_there(
 ) -> None:
     tuning, store = predicted
     slide, backbone = section.cohort.slide_path(1), tiny_backbone()
-    again = result_of(predict_slide(slide, tuning, store.path.parent, backbone=backbone, inputs=section, device="cpu"))
+    again = result_of(predict_slide(slide, tuning, store.path.parent, backbone=backbone, inputs=section, **QUICK))
     assert again["status"] == "resumed"
 
 
@@ -158,7 +158,7 @@ def test_the_encoder_itself_is_tuned_saved_and_used(
     wanted = tuning.genes["r"][tuning.genes["names"].index("ERBB2")]  # type: ignore[index]
     assert judged["genes"]["ERBB2"]["r"] == pytest.approx(wanted, abs=1e-3)
     slide = section.cohort.slide_path(1)
-    found = result_of(predict_slide(slide, tuning, tmp_path, backbone=backbone, inputs=section, device="cpu"))
+    found = result_of(predict_slide(slide, tuning, tmp_path, backbone=backbone, inputs=section, **QUICK))
     assert found["status"] == "done"
 
 
@@ -173,16 +173,3 @@ def test_what_cannot_be_done_is_said(predicted: tuple[Tuning, PredictionStore], 
         from pathotune.inference.expression_layer import export_h5ad
 
         export_h5ad(store, tmp_path / "x.h5ad")
-
-
-def test_the_command_line(section: CohortInputs, tmp_path: Path) -> None:
-    from typer.testing import CliRunner
-
-    runner = CliRunner()
-    cohort = str(section.cohort.path)
-    out = str(tmp_path / "cli")
-    arguments = ["tune", "--cohort", cohort, "--method", "transcriptomics", "--epochs", "1", "--out", out, "--json"]
-    done = runner.invoke(app, [*arguments, "--set", "objective=joint"])
-    assert done.exit_code == 0, done.output
-    judged = runner.invoke(app, ["evaluate", "--tuning", f"{out}.pathotune.safetensors", "--cohort", cohort, "--json"])
-    assert judged.exit_code == 0 and '"mean_r"' in judged.stdout

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -127,7 +129,8 @@ def test_spots_are_learned_and_judged_alike_after_saving(spots: CohortInputs, tm
     if objective != "direct":
         times = 2 if objective == "contrastive" else 1
         assert again["retrieval"]["recall@5"] > times * again["retrieval"]["chance@5"]
-    assert not any("spots" in name or "s0.svs" in name for name in tuning.training["slides"]), "pseudonyms only"
+    assert not re.search(r"s[012](_spots|\.svs|\.csv|\")", json.dumps(tuning.metadata())), "pseudonyms only"
+    assert "| ERBB2 |" in Path(str(result["out"])).with_name(f"{objective}.md").read_text()
 
 
 def test_shuffled_pairs_teach_nothing(spots: CohortInputs, tmp_path: Path) -> None:
@@ -235,3 +238,17 @@ def test_pathways_are_scored(spots: CohortInputs, tmp_path: Path) -> None:
     assert set(result["pathways"]) == {"SEEN", "UNSEEN"} and result["pathways"]["SEEN"]["r"] > 0.4  # type: ignore
     tuning = Tuning.load(str(result["out"]))
     assert tuning.pathways_sha256 and set(tuning.genes["pathways"]) == {"SEEN", "UNSEEN"}  # type: ignore[index]
+
+
+def test_the_command_line(spots: CohortInputs, tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from pathotune.cli import app
+
+    given = ["--cohort", str(spots.cohort.path), "--features", str(spots.features), "--json"]
+    out = str(tmp_path / "cli")
+    line = ["tune", *given, "--method", "transcriptomics", "--epochs", "1", "--out", out, "--set", "objective=joint"]
+    done = CliRunner().invoke(app, line)
+    assert done.exit_code == 0, done.output
+    judged = CliRunner().invoke(app, ["evaluate", "--tuning", f"{out}.pathotune.safetensors", *given])
+    assert judged.exit_code == 0 and json.loads(judged.stdout)["mean_r"] is not None
