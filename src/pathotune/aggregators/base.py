@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -29,7 +30,7 @@ class Pooled(NamedTuple):
     embedded: Tensor | None = None
 
 
-class Aggregator(nn.Module):
+class Aggregator(nn.Module, ABC):
     """Base of the aggregators: embedding of the tiles, masks, empty bags.
 
     Parameters
@@ -74,9 +75,9 @@ class Aggregator(nn.Module):
         pooled = self.pool(kept, places)
         return pooled if mask is None else _spread(pooled, mask)
 
+    @abstractmethod
     def pool(self, features: Tensor, coords: Tensor | None) -> Pooled:
         """`forward` for a bag with at least one tile, none of them masked."""
-        raise NotImplementedError
 
     def alone(self, features: Tensor) -> Tensor:
         """(n, d') the vectors of bags of one tile each."""

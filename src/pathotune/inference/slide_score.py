@@ -151,16 +151,7 @@ def predict_score(
             return
         said = ask(tuning, found, pick_device(device))
         grid, row, column = grid_of(found, slide)
-        work = Work(
-            grid=grid,
-            classes=tuning.class_names,
-            sources=tuple(said.attention),
-            slide=slide.fingerprint,
-            tuning=tuning.fingerprint,
-            backbone=str(tuning.backbone.get("sha256") or ""),
-            reading=tuning.reading.to_dict(),
-            precision="float32",
-        )
+        work = _work(slide, tuning, grid, tuple(said.attention))
         target = store_path(slide.path, tuning.name, out)
         stack.enter_context(leased(target))
         place = find_place(target, work, resume=resume, on_mismatch=on_mismatch)
@@ -177,6 +168,20 @@ def predict_score(
         picture = attended_picture(slide, tuning, attended, store.path)
         result = _result(slide, store.path, status, started, len(found), facts)
         yield Finished(result | {"attended": attended, "picture": str(picture)})
+
+
+def _work(slide: Slide, tuning: Tuning, grid: Grid, sources: tuple[str, ...]) -> Work:
+    """What is to be predicted, as a store has to agree with it."""
+    return Work(
+        grid=grid,
+        classes=tuning.class_names,
+        sources=sources,
+        slide=slide.fingerprint,
+        tuning=tuning.fingerprint,
+        backbone=str(tuning.backbone.get("sha256") or ""),
+        reading=tuning.reading.to_dict(),
+        precision="float32",
+    )
 
 
 def slide_features(
