@@ -25,14 +25,14 @@ from pathlib import Path
 
 import numpy as np
 
-WIDTH, TILE_PX, TILES, GENES, PATHWAYS = 192, 224, 16, 240, 16
+WIDTH, TILE_PX, TILES, GENES, PATHWAYS = 192, 224, 12, 240, 16
 TELLING = 5  # the pathway that carries v
 SITES = {"breast": 0, "lung": 1, "kidney": 2}
 STAGES = ("Stage I", "Stage IIA", "Stage IIIB", "Stage IV")
 SIGNAL, NOISE = 1.6, 1.0
-TRAINING = {"epochs": 12, "patience": 12, "lr": 1e-3, "warmup_epochs": 2}
+TRAINING = {"epochs": 10, "patience": 10, "lr": 1e-3, "warmup_epochs": 2}
 METHOD = {"patients_per_step": 4, "gene_width": 32, "gene_tokens": 8, "mixer_depth": 1, "output_dim": 64}
-PATIENTS, OTHERS = 200, 120
+PATIENTS, OTHERS = 180, 80
 
 # What ModalTune is without one of its parts.
 ABLATIONS = {

@@ -32,6 +32,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "time": ("time", "months", "survival_months", "os_time"),
     "event": ("event", "os", "os_event"),
 }
+BARCODE = re.compile(r"TCGA-[A-Z0-9]{2}-[A-Z0-9]{4}(?=-|$)")  # of a patient, at the beginning of all that is hers
 ORDER = {"0": 0.0, "x": math.nan, "i": 1.0, "ii": 2.0, "iii": 3.0, "iv": 4.0}
 
 
@@ -135,8 +136,9 @@ def patient_table(cohort: Cohort, inputs: CohortInputs, class_names: Sequence[st
 def samples_of(table: PatientTable, cohort: Cohort, expression: Expression) -> NDArray[np.int64]:
     """(n,) the expression's row of each patient, -1 where it has none.
 
-    A sample is called as the patient, as one of her slides, or begins with her name (TCGA-AB-1234-01 for TCGA-AB-1234;
-    of several the first in the alphabet, which is the primary tumour).
+    A sample is called as the patient, as one of her slides or as the beginning of such a name (P7 for P7-1.svs), or it
+    begins with the patient's name (TCGA-AB-1234-01 for TCGA-AB-1234; of several the first in the alphabet, which is the
+    primary tumour).
     """
     from pathotune.features.folder import slide_stem
 
@@ -147,9 +149,13 @@ def samples_of(table: PatientTable, cohort: Cohort, expression: Expression) -> N
             beginnings[sample[:length]] = sample
     found = []
     for name, rows in zip(table.names, table.rows, strict=True):
-        called = [name, *(cohort.slides[row] for row in rows), *(slide_stem(cohort.slides[row]) for row in rows)]
+        stems = [slide_stem(cohort.slides[row]) for row in rows]
+        called = [name, *(cohort.slides[row] for row in rows), *stems]
+        called += [stem[: match.start()] for stem in stems for match in reversed(list(re.finditer(r"[-._]", stem)))]
         exact = next((row_of[one] for one in called if one in row_of), None)
-        found.append(row_of[beginnings[name]] if exact is None and name in beginnings else exact)
+        barcode = BARCODE.match(stems[0])
+        person = barcode.group() if barcode and name not in beginnings else name
+        found.append(row_of[beginnings[person]] if exact is None and person in beginnings else exact)
     return np.asarray([-1 if one is None else one for one in found], dtype=np.int64)
 
 

@@ -223,3 +223,29 @@ def test_pathways_add_up_to_the_change_of_the_score(cohort, tuning):
     assert abs(change) > 1e-4 and values.sum() == pytest.approx(change, rel=0.02, abs=1e-5)
     with pytest.raises(UsageError, match="one patient with expression"):
         pathway_attribution(loaded.model, given._replace(genes=None), "general", lambda vector: vector @ direction)
+
+
+def test_a_slide_is_predicted_into_a_store(cohort, tuning, tmp_path):
+    """From the command line's own job: class and risk, two layers of attention, and the pathways beside the store."""
+    from pathotune.execution.job import Job, run_job
+    from pathotune.features import FeatureSet
+    from pathotune.inference.predictions import PredictionStore
+    from pathotune.slides.synthetic import SyntheticSlide
+
+    saved, _ = tuning
+    name = Path(generated.inputs_of(cohort).cohort.slides[0]).stem
+    slide = tmp_path / f"{name}.tif"
+    SyntheticSlide(896, 672, 0.5, 3, margin=0.0, pen=False).write(slide)
+    kept = FeatureSet.load(cohort / "features" / f"{name}.h5")
+    places = np.stack([np.arange(6) % 3, np.arange(6) // 3], axis=1) * 224.0
+    moved = replace(kept, coords_px0=places, tile_px0=(224.0, 224.0), slide_fingerprint="")
+    moved.save(tmp_path / "features" / f"{name}.h5")
+    arguments = {"slide": str(slide), "tuning": str(saved.path), "out": str(tmp_path / "out"), "device": "cpu"}
+    arguments |= {"features_folder": str(tmp_path / "features"), "expression": str(cohort / "expression.csv")}
+    result = result_of(run_job(Job("predict", arguments)))
+    assert result["status"] == "done" and result["with_expression"] and np.isfinite(result["risk"])
+    assert result["predicted"] in saved.class_names
+    store = PredictionStore.open(result["store"])
+    assert list(store.sources) == ["attention", "attention to genes"]
+    rows = Path(result["pathways"]).read_text().splitlines()
+    assert rows[0] == f"pathway,for {result['predicted']},for a higher risk" and len(rows) == 17
