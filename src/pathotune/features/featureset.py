@@ -172,7 +172,7 @@ def writing(target: Path, width: int, count: int) -> Any:
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with h5py.File(temporary, "w") as file:
+        with h5py.File(temporary, "w", locking=False) as file:
             rows = max(1, min(count, _CHUNK_BYTES // (4 * max(1, width))))
             file.create_dataset("features", (count, width), np.float32, chunks=(rows, width) if count else None)
             yield file
@@ -237,7 +237,8 @@ def _opened(path: str | Path) -> Any:
             "writes (.h5; CLAM keeps them in h5_files), or extract again with: pathotune features"
         )
     try:
-        with h5py.File(path, "r") as file:
+        # Nobody writes into a file that has its name, and some network drives know no locks.
+        with h5py.File(path, "r", locking=False) as file:
             yield file
     except (OSError, RuntimeError, KeyError) as error:
         raise FeaturesUnreadable(

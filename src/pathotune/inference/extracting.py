@@ -44,6 +44,8 @@ _TITLES = {
     "tuning": "tuning",
     "reading": "way tiles are read",
     "stride_px": "distance from tile to tile",
+    "mpp": "pixel size of the slide",
+    "precision": "number format",
 }
 
 
@@ -142,7 +144,7 @@ def extract(
             slide = stack.enter_context(open_slide(slide, icc=source.reading.icc))
         _check_resolution(slide, source)
         target = Path(out) / file_name if file_name else feature_path(out, slide.path)
-        if resume and source.sha256 and (about := _kept(target, _work(slide, source, stride_px))):
+        if resume and source.sha256 and (about := _kept(target, _work(slide, source, stride_px), precision)):
             yield Finished(_result(slide, target, "kept", started, about.count, about.width))
             return
         stack.enter_context(leased(target))
@@ -151,7 +153,7 @@ def extract(
         network = source.load().to(device)
         source.sha256 = network.weights_sha256
         work = _work(slide, source, stride_px)
-        if resume and (about := _kept(target, work)):
+        if resume and (about := _kept(target, work, precision)):
             yield Finished(_result(slide, target, "kept", started, about.count, about.width))
             return
         mask = tissue_mask(slide)
@@ -214,7 +216,7 @@ def _work(slide: Slide, source: _Source, stride_px: int | None) -> dict[str, Any
     }
 
 
-def _kept(target: Path, work: dict[str, Any]) -> FeatureHeader | None:
+def _kept(target: Path, work: dict[str, Any], precision: str) -> FeatureHeader | None:
     """What is there of this very work already; raises FeaturesMismatch where it is of other work."""
     if not target.is_file():
         return None
@@ -230,10 +232,11 @@ def _kept(target: Path, work: dict[str, Any]) -> FeatureHeader | None:
         "reading": about.extra.get("reading"),
         "stride_px": about.extra.get("stride_px"),
         "mpp": about.extra.get("slide_mpp"),
+        "precision": about.extra.get("precision"),
     }
-    other = [
-        title for name, title in {**_TITLES, "mpp": "pixel size of the slide"}.items() if there[name] != work[name]
-    ]
+    # A format that is not asked for is as good as the other.
+    work = {**work, "precision": there["precision"] if precision == "auto" else precision}
+    other = [title for name, title in _TITLES.items() if there[name] != work[name]]
     if other:
         raise FeaturesMismatch(
             f"{target} is there already and of another {', '.join(other)}. Choose another --out, or replace it with "

@@ -122,10 +122,11 @@ def test_a_file_of_other_work_is_left_alone_until_restart(
         ({"backbone": tiny_backbone(seed=1)}, "another backbone weights"),
         ({"backbone": tiny_backbone("registers")}, "another backbone, backbone weights"),
         ({"backbone": backbone, "stride_px": 32}, "another distance from tile to tile"),
+        ({"backbone": backbone, "precision": "bfloat16"}, "another number format"),
         ({"backbone": backbone, "tuning": linear_probe(backbone, tmp_path / "t")}, "another tuning"),
     ):
         with pytest.raises(FeaturesMismatch, match=f"{sentence}.*--restart"):
-            result_of(extract(slide_path, out=tmp_path, **arguments, **OPTIONS))
+            result_of(extract(slide_path, out=tmp_path, **{**OPTIONS, **arguments}))
         assert Path(first["out"]).read_bytes() == before
     denser = result_of(extract(slide_path, backbone, tmp_path, stride_px=32, resume=False, **OPTIONS))
     assert denser["tiles"] > 3 * first["tiles"] and header(denser["out"]).count == denser["tiles"]
@@ -253,11 +254,16 @@ def test_a_tuning_of_whole_slides_gives_no_features(
     from pathotune.methods import METHODS
     from pathotune.registry import Entry
 
-    monkeypatch.setitem(METHODS._entries, "bagged", Entry("bagged", "x:y", "Bagged", {"level": "slide"}))
     tuning = linear_probe(backbone, tmp_path)
-    tuning.method = "bagged"
-    with pytest.raises(TuningMismatch, match="whole slide"):
-        result_of(extract(slide_path, backbone, tmp_path / "out", tuning=tuning, **OPTIONS))
+    tuning.method = "other"
+    for level, sentence in (
+        ("slide", "whole slide"),
+        ("patient", "whole patient"),
+        ("spot", "give its file as --backbone"),
+    ):
+        monkeypatch.setitem(METHODS._entries, "other", Entry("other", "x:y", "Other", {"level": level}))
+        with pytest.raises(TuningMismatch, match=sentence):
+            result_of(extract(slide_path, backbone, tmp_path / "out", tuning=tuning, **OPTIONS))
 
 
 def test_a_part_counts_a_row_only_when_its_numbers_are_on_the_disk(tmp_path: Path) -> None:
