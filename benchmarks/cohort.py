@@ -8,7 +8,7 @@ Training slides are of three stains, test slides of other seeds and of a fourth.
     python benchmarks/cohort.py --out DIR            (resumable; --slides 40 --test 20 for a quick look)
 
 It prints, for every way of making tile features and every aggregator, the slide AUC on the test slides and the tile AUC
-of attention on the nests; `DIR/results.json` has the same.
+of attention on the nests; `DIR/results ….json` has the same.
 """
 
 from __future__ import annotations
@@ -169,13 +169,14 @@ def main() -> None:
         "--aggregators", nargs="+", default=["abmil", "clam_sb", "mean", "soft_vote", "topk", "transmil"]
     )
     parser.add_argument("--features", nargs="+", default=["plain", "weak"], help="plain, weak (prompts), weak2 (again)")
+    parser.add_argument("--weak-tiles", type=int, default=24, help="tiles of a slide that carry its label")
     parser.add_argument("--only-make", action="store_true", help="write the slides and stop")
     asked = parser.parse_args()
     table = make(asked.out, asked.slides, asked.test)
     rows = []
     for kind in () if asked.only_make else asked.features:
         prompts = {"plain": {"prompts": "none"}, "weak": {"prompts": "weak"}, "weak2": {"prompts": "weak", "rounds": 2}}
-        config, folder = prompts[kind], None
+        config, folder = prompts[kind] | {"weak_tiles": asked.weak_tiles}, None
         for aggregator in asked.aggregators:
             name = f"{kind} {aggregator}"
             row, own = judge(asked.out, table, name, config | {"aggregator": aggregator}, {"device": "cpu"}, folder)
@@ -184,14 +185,17 @@ def main() -> None:
                 folder = own
                 rounds = config.get("rounds", 1)
                 weak = asked.out / f"{name}.session" / f"weak-{rounds}.pathotune.safetensors"
-                config = {"prompts": "none" if kind == "plain" else str(weak)}
+                config |= {"prompts": "none" if kind == "plain" else str(weak)}
             low, high = row["slide_auc_ci95"]
             print(
                 f"{name:18s} slide AUC {row['slide_auc']:.3f} ({low:.3f} to {high:.3f}), balanced accuracy "
                 f"{row['balanced_accuracy']:.3f}, attention on nests {row['attention_auc']:.3f}",
                 flush=True,
             )
-    (asked.out / "results.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
+    if rows:
+        (asked.out / f"results {' '.join(asked.features)}.json").write_text(
+            json.dumps(rows, indent=1), encoding="utf-8"
+        )
 
 
 if __name__ == "__main__":

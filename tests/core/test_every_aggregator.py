@@ -168,6 +168,22 @@ def test_nystrom_is_near_exact_attention_where_tokens_resemble_their_neighbours(
     assert float((near - exact).abs().mean()) < 0.05 * float(exact.abs().mean())
 
 
+@pytest.mark.parametrize("name", ["abmil", "clam_sb"])
+def test_attention_mass_says_how_much_there_was_to_attend_to(name):
+    model = built(name, mass=True)
+    features, _ = bag(30)
+    plain = built(name)(features)
+    pooled = model(features)
+    assert pooled.vector.shape == (model.out_dim,) == (17,)
+    assert torch.allclose(pooled.vector[:-1], plain.vector, atol=1e-6)
+    # Twice the same tiles are the same slide; tiles that score higher are more to attend to.
+    assert torch.allclose(model(torch.cat([features, features])).vector, pooled.vector, atol=1e-5)
+    most = features[pooled.weights.argmax()][None].expand(30, -1)
+    assert model(most).vector[-1] > pooled.vector[-1]
+    one_by_one = torch.stack([model(row[None]).vector for row in features[:4]])
+    assert torch.allclose(model.alone(features[:4]), one_by_one, atol=1e-5)
+
+
 def test_clams_instance_loss_needs_two_ends():
     model = built("clam_sb")
     assert model.bag_loss(model(torch.ones(1, DIM)), 0) is None

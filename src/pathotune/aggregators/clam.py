@@ -18,8 +18,10 @@ class ClamSingleBranch(GatedAttention):
     the paper for subtypes. We take cross-entropy where the authors have a smooth hinge loss.
     """
 
-    def __init__(self, dim: int, outputs: int, *, hidden: int = 128, dropout: float = 0.25, k: int = 8) -> None:
-        super().__init__(dim, outputs, hidden=hidden, dropout=dropout, k=k)
+    def __init__(
+        self, dim: int, outputs: int, *, hidden: int = 128, dropout: float = 0.25, k: int = 8, mass: bool = False
+    ) -> None:
+        super().__init__(dim, outputs, hidden=hidden, dropout=dropout, k=k, mass=mass)
         self.shows = nn.ModuleList(nn.Linear(self.width, 2) for _ in range(outputs))
 
     def bag_loss(self, pooled: Pooled, label: int) -> Tensor | None:

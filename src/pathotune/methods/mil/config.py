@@ -59,6 +59,13 @@ class MilConfig(MethodConfig):
         float,
         {"min": 0.0, "max": 1.0, "step": 0.05, "tooltip": "Part of the loss that single tiles have (clam_sb)."},
     ] = 0.3
+    mass: Annotated[
+        bool,
+        {
+            "tooltip": "abmil and clam_sb: also tell how much there was to look at, which attention divides by. For "
+            "classes that are a matter of amount; not in the papers."
+        },
+    ] = False
     tiles_per_slide: Annotated[
         int,
         {"min": 0, "max": 1_000_000, "tooltip": "In a step at most so many tiles of a slide, drawn anew. 0: 4096."},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +17,9 @@ from pathotune.methods.mil.config import MilConfig
 
 if TYPE_CHECKING:
     from pathotune.methods.checkpoint import Tuning
+
+# The aggregators that can also say how much there was to attend to.
+ATTENDING = ("abmil", "clam_sb")
 
 
 class BagOutput(NamedTuple):
@@ -50,7 +53,9 @@ class Mil(nn.Module):
         self.temperature = 1.0
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("spread", torch.ones(width))
-        options = {"hidden": config.hidden, "dropout": config.dropout, "k": config.k}
+        options: dict[str, Any] = {"hidden": config.hidden, "dropout": config.dropout, "k": config.k}
+        if config.aggregator in ATTENDING:
+            options["mass"] = config.mass
         self.aggregator = build_aggregator(config.aggregator, width, len(self.class_names), **options)
         gives_logits = self.aggregator.gives_logits
         self.head: nn.Module = (
