@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any, NamedTuple
 
 import torch
@@ -29,7 +30,7 @@ class Embedded(NamedTuple):
     order: Tensor | None = None
 
 
-class SlideEncoder(nn.Module):
+class SlideEncoder(nn.Module, ABC):
     """A frozen model of a whole slide as a row of layers over the tokens of its tiles.
 
     It never trains: no parameter asks for a gradient, and `train(True)` leaves it in evaluation mode, so that its
@@ -106,9 +107,9 @@ class SlideEncoder(nn.Module):
         """What a method takes as the image's part of its vector, (batch, width): the class token as it stands."""
         return tokens[:, 0]
 
+    @abstractmethod
     def finish(self, tokens: Tensor, context: Any = None) -> Tensor:
         """The encoder's own slide vector from the tokens after the last layer, (batch, output_dim)."""
-        raise NotImplementedError
 
     def forward(self, features: Tensor, coords: Tensor, mask: Tensor | None = None) -> Tensor:
         """Slide vectors (batch, output_dim) of tile features, as the encoder's authors make them."""
@@ -117,11 +118,13 @@ class SlideEncoder(nn.Module):
             tokens = self.layer(index, tokens, context)
         return self.finish(tokens, context)
 
+    @abstractmethod
     def _embed(self, features: Tensor, coords: Tensor, mask: Tensor | None) -> Embedded:
-        raise NotImplementedError
+        """Tokens of features that were checked."""
 
+    @abstractmethod
     def _layer(self, index: int, tokens: Tensor, context: Any) -> Tensor:
-        raise NotImplementedError
+        """One layer, all of it kept for the backward pass."""
 
     def _feeding(self) -> str:
         fed_with = self.card.arguments.get("fed_with")
