@@ -16,6 +16,8 @@ from pathotune.backbones import BackboneCard, all_cards, load_backbone
 from pathotune.backbones.loading import BUILDERS, load
 from pathotune.backbones.surface import Backbone
 from pathotune.errors import BackboneUnavailable, MissingPackage, TuningMismatch, WeightsRefused
+from pathotune.methods import METHODS, load_config
+from pathotune.methods.base import trained_parameters
 
 LOADABLE = [card for card in all_cards() if card.loadable and card.kind == "tile"]
 
@@ -234,6 +236,29 @@ def test_it_is_frozen_and_stays_in_evaluation(backbone: Backbone) -> None:
     assert set(roles) == {"qkv", "proj", "mlp", "norm", "sublayer"}
     if backbone.takes_prompts:
         assert all(roles.values())
+
+
+@pytest.mark.parametrize("settings", ["lora layers=all rank=2", "adapter width=4", "ssf", "bitfit"])
+def test_what_hangs_on_its_parts_begins_as_it_is_and_changes_it(
+    backbone: Backbone, pixels: Tensor, settings: str
+) -> None:
+    name, *words = settings.split()
+    config = load_config(name, dict(word.split("=") for word in words))
+    if not backbone.takes_prompts and not backbone.modules_by_role()["mlp"] and name in ("lora", "adapter"):
+        with pytest.raises(TuningMismatch, match="linear layers"):
+            METHODS.load(name)(config, backbone, ("a", "b"))
+        return
+    model = METHODS.load(name)(config, backbone, ("a", "b"))
+    with torch.no_grad():
+        plain = backbone(pixels).pooled
+        assert torch.equal(model(pixels).features, plain)
+        for key, value in trained_parameters(model).items():
+            if key.startswith("tuned."):
+                value += 0.1 * torch.randn(value.shape, generator=torch.Generator().manual_seed(6))
+        answer = model(pixels, attention=True)
+        assert not torch.allclose(answer.features, plain, atol=1e-4)
+        assert all(bool(torch.isfinite(row).all()) for row in answer.attention.values())
+        assert torch.equal(backbone(pixels).pooled, plain)
 
 
 def test_without_tokens_it_says_so(backbone: Backbone, pixels: Tensor) -> None:
