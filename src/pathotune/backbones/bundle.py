@@ -144,7 +144,7 @@ def install_bundle(bundle: Path) -> dict[str, Any]:
                 card = _card(made / CARD, manifest["name"], bundle.name)
                 if not _is_there(folder, manifest["files"]):
                     made.rename(folder)
-    except (zipfile.BadZipFile, EOFError, KeyError, NotImplementedError, RuntimeError) as error:
+    except (zipfile.BadZipFile, EOFError, KeyError, RuntimeError) as error:
         if isinstance(error, PathotuneError):
             raise
         raise _damaged(bundle.name, str(error) or type(error).__name__) from None

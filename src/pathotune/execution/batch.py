@@ -190,9 +190,9 @@ class _Runner:
                     return
                 result = failure(item, error, "elsewhere" if self._ledger else "failed")
             except OF_ONE_SLIDE as error:
+                result = failure(item, error)
                 if self._patience is not None and (yield from self._patience.wait(item.path, error)):
                     continue
-                result = failure(item, error)
             except PathotuneError:
                 raise
             except Exception as error:  # a fault of the program or a library must not cost the other slides

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import shutil
@@ -17,8 +18,9 @@ import pytest
 from typer.testing import CliRunner
 
 from pathotune.cli import app
+from pathotune.cli.slides_view import SlidesView, in_words
 from pathotune.errors import PathotuneError, UsageError
-from pathotune.events import Event, Finished, Note, SlideBegun, SlideEnd
+from pathotune.events import Event, Failed, Finished, Note, SlideBegun, SlideEnd
 from pathotune.execution import batch as batches
 from pathotune.execution import trouble
 from pathotune.execution.batch import Batch, predict_many
@@ -409,3 +411,23 @@ def test_errors_are_one_sentence(command: Any, slides: Path, tmp_path: Path) -> 
     assert "Traceback" not in answer.output and not isinstance(answer.exception, PathotuneError)
     assert answer.stderr.count("pathotune: ") == 2
     assert "3 of 5 slides are done, 2 could not be predicted." in answer.stderr
+
+
+def test_the_live_view_says_how_far_the_run_is(batch: Batch) -> None:
+    from rich.console import Console
+
+    view = SlidesView()
+    console = Console(width=160, record=True, file=io.StringIO())
+    for event in predict_many(batch):
+        view.take(event)
+        console.print(view.picture())
+    text = console.export_text()
+    assert "5/5 slides" in text and "slides/h" in text and "2 failed" in text and "predict" in text
+    assert view.result["slides"] and view.sentence() == "3 of 5 slides are done, 2 could not be predicted."
+    with pytest.raises(UsageError, match="by hand"):
+        view.take(Failed("UsageError", "by hand", 2))
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(5, "5 s"), (600, "10 min"), (7200, "2.0 h"), (4 * 86400, "4.0 days")])
+def test_durations_in_words(seconds: float, words: str) -> None:
+    assert in_words(seconds) == words

@@ -114,9 +114,9 @@ def test_that_of_another_computer_is_watched_whatever_its_clock_says(
 
 def test_one_of_yesterday_needs_no_watching(tmp_path: Path) -> None:
     store = tmp_path / "a.zarr"
-    elsewhere(store, age_s=86400)
+    path = elsewhere(store, age_s=86400)
     with leased(store):
-        pass
+        assert not path.exists()
 
 
 def test_who_stood_still_too_long_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
