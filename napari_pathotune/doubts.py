@@ -104,14 +104,14 @@ class Doubts:
         """Show or hide what is abstained, as classes are."""
         result.grid.shows_abstained = on
         result.grid.paint()
-        self.session.repaint(result)
+        self.session.shown.repaint(result)
 
     def _abstain(self) -> None:
         for result in self.session.results:
             if result.grid.abstain_below != self._abstain_below:
                 result.grid.abstain_below = self._abstain_below
                 result.grid.paint()
-                self.session.repaint(result)
+                self.session.shown.repaint(result)
 
     # -- uncertainty
 
@@ -129,7 +129,7 @@ class Doubts:
     def add(self, result: Result, data: LayerData) -> Any:
         """Make a layer of a result, hidden, below its classes; it belongs to the result from now on."""
         kind = data[1]["metadata"]["pathotune"]["kind"]
-        add_next = self.session.show_result(result.store, [data])
+        add_next = self.session.shown.show_result(result.store, [data])
         while add_next():
             pass
         for layer in self.session.viewer.layers:

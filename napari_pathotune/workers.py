@@ -265,7 +265,7 @@ class OverlayFiller:
             if self._adders:
                 break
         for result in changed.values():
-            self.session.repaint(result, thumbnail=not self.session.job.is_active)
+            self.session.shown.repaint(result, thumbnail=not self.session.job.is_active)
             self._refresh_attention(result)
         if not self._reads:
             self._read_boxes()
@@ -287,22 +287,22 @@ class OverlayFiller:
                 self._boxes.pop(store, None)
             return None
         if isinstance(found, Opened):
-            if not self.session.adopt(store, found.grid) and not self._is_slide_closed:
+            if not self.session.shown.adopt(store, found.grid) and not self._is_slide_closed:
                 data = overlay_layer(found.grid, store, found.title, self._slide_path, compat.preferences().opacity)
-                self.session.hide_results(self._slide_path)
-                self._adders.append(self.session.show_result(store, [data]))
+                self.session.shown.hide_results(self._slide_path)
+                self._adders.append(self.session.shown.show_result(store, [data]))
             opened = self.session.result_at(store)
             if opened is not None:
-                self.session.put_attention(opened, found.attention)
+                self.session.shown.put_attention(opened, found.attention)
             return opened
         result = self.session.result_at(store)
         if result is None:
             return None  # what the person has closed in the meantime stays closed
         if isinstance(found, Extras):
             opacity = compat.preferences().opacity
-            self.session.put_attention(result, found.attention)
+            self.session.shown.put_attention(result, found.attention)
             layers = found.attention + result_layers(result.grid, store, found.title, result.slide_path, opacity)
-            self._adders.append(self.session.show_result(store, layers, joining=True))
+            self._adders.append(self.session.shown.show_result(store, layers, joining=True))
         else:
             for part in found:
                 result.grid.put(part.values, part.row, part.column)

@@ -204,13 +204,13 @@ class OverlayPanel(QWidget):
         if self._result is not None:
             self._result.grid.visible[index] = on
             self._result.grid.paint()
-            self.session.repaint(self._result)
+            self.session.shown.repaint(self._result)
 
     def _on_fade_toggled(self, on: bool) -> None:
         if self._result is not None:
             self._result.grid.fade = on
             self._result.grid.paint()
-            self.session.repaint(self._result)
+            self.session.shown.repaint(self._result)
 
     def _on_opacity_changed(self, value: int) -> None:
         if self._result is None:

@@ -171,7 +171,7 @@ class PredictPanel(QWidget):
         if store.exists() and not at_once:
             return
         classes = [(str(entry["name"]), entry.get("color")) for entry in tuning.classes]
-        self.session.prepare(
+        self.session.shown.prepare(
             str(store), tuning.name, classes, tuning.reading, self.stride_px(), replace_it, self._keeps_attention()
         )
 

@@ -104,7 +104,7 @@ def test_two_results_are_compared_when_asked_and_never_before(
 def test_what_another_run_replaces_is_the_prediction_before(comparing: Comparing) -> None:
     session = comparing.session
     (result,) = session.results
-    session.adopt(result.store, all_of(1))
+    session.shown.adopt(result.store, all_of(1))
     assert "(100%) from first (before) to first: a → b" in comparing.ask()
     assert comparing.compared is not None and comparing.compared.changes.changed.sum() == 18
 
@@ -114,7 +114,7 @@ def test_a_run_that_goes_on_replaces_nothing(comparing: Comparing) -> None:
     more.put(np.full((2, 1, 6), 0.5, np.float32), 3, 0)
     (result,) = comparing.session.results
     assert not is_replaced(result.grid, more) and is_replaced(more, result.grid)
-    comparing.session.adopt(result.store, more)
+    comparing.session.shown.adopt(result.store, more)
     assert comparing.ask() == ONLY_ONE
 
 
@@ -265,9 +265,9 @@ def test_a_result_that_waits_gives_way_until_it_holds_something_and_then_takes_i
     add(result_layers(none_of(), "/r/2.pathotune.zarr", "second", str(slide_path)))
     second = session.results[1]
     assert second.is_empty and session.result is first, "what is read under the cursor is what is seen"
-    session.adopt(second.store, all_of(1))
+    session.shown.adopt(second.store, all_of(1))
     assert session.result is second and not first.is_seen and second.classes.visible
-    session.adopt(second.store, none_of())
+    session.shown.adopt(second.store, none_of())
     assert second.is_empty
     second.grid.put(all_of(0).probabilities, 0, 0)
     assert not second.is_empty

@@ -163,11 +163,11 @@ def test_results_are_added_one_layer_a_call_and_the_selection_stays(viewer: Any,
     session = session_of(viewer)
     (on_slide,) = add([slide_layer(slide)])
     viewer.layers.selection.active = on_slide
-    add_next = session.show_result("/r/one.zarr", result_layers(grid(), "/r/one.zarr", "t", str(slide.path)))
+    add_next = session.shown.show_result("/r/one.zarr", result_layers(grid(), "/r/one.zarr", "t", str(slide.path)))
     assert add_next() is True and len(viewer.layers) == 2
     assert add_next() is False and len(viewer.layers) == 3
     assert viewer.layers.selection.active is on_slide
-    again = session.show_result("/r/one.zarr", result_layers(grid(), "/r/one.zarr", "t", str(slide.path)))
+    again = session.shown.show_result("/r/one.zarr", result_layers(grid(), "/r/one.zarr", "t", str(slide.path)))
     assert again() is False and len(viewer.layers) == 3
 
 
@@ -180,9 +180,9 @@ def test_what_is_replaced_gives_up_what_it_reads_from_the_disk(viewer: Any, add:
     add([attention, *result_layers(grid(), "/r/one.zarr", "t", str(slide.path))])
     result, classes = session.result, [("a", None), ("b", None)]
     reading = Reading(mpp=0.5, tile_px=100, image_px=100)
-    session.prepare("/r/one.zarr", "t", classes, reading, 50)
+    session.shown.prepare("/r/one.zarr", "t", classes, reading, 50)
     assert result.attention is not None and result.grid.predicted_cells == 24, "what is there is left alone"
-    session.prepare("/r/one.zarr", "t", classes, reading, 50, replace_it=True)
+    session.shown.prepare("/r/one.zarr", "t", classes, reading, 50, replace_it=True)
     assert result.attention is None and result.is_empty and result.grid.shape == (8, 12)
     assert result.classes.data.shape[:2] == (8, 12) and len(viewer.layers) == 3
 
@@ -193,7 +193,7 @@ def test_attention_to_come_has_its_layer_before_and_is_filled_from_the_store(vie
     session = session_of(viewer)
     add([slide_layer(slide)])
     reading = Reading(mpp=0.5, tile_px=100, image_px=100)
-    session.prepare("/r/one.zarr", "t", [("a", None), ("b", None)], reading, 50, with_attention=True)
+    session.shown.prepare("/r/one.zarr", "t", [("a", None), ("b", None)], reading, 50, with_attention=True)
     result = session.result
     layer = result.attention
     assert not layer.visible and facts(layer)["sources"] == ()
@@ -202,14 +202,14 @@ def test_attention_to_come_has_its_layer_before_and_is_filled_from_the_store(vie
     levels = [np.full((16, 24), 2.0, np.float32), np.full((8, 12), 2.0, np.float32), np.full((4, 6), 2.0, np.float32)]
     place = ((50.0 / 4, 50.0 / 4), (0.0, 0.0))
     data = attention_layer(levels, place, "/r/one.zarr", ("cls", "tvp"), "t", slide.path)
-    session.put_attention(result, [data])
+    session.shown.put_attention(result, [data])
     assert result.attention is layer and len(viewer.layers) == 4 and facts(layer)["sources"] == ("cls", "tvp")
     layer.visible = True
     assert float(np.nanmax(np.asarray(layer.data[0]))) == 2.0 and len(layer.data) == 3
     facts(layer)["source"] = "tvp"
-    session.put_attention(result, [data])
+    session.shown.put_attention(result, [data])
     assert facts(layer)["source"] == "tvp", "what the person chose to see stays"
-    session.put_attention(result, [])
+    session.shown.put_attention(result, [])
     assert result.attention is None and layer not in viewer.layers
 
 

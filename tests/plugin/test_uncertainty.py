@@ -94,7 +94,7 @@ def test_the_threshold_holds_for_every_result_also_for_later_ones(doubts: Doubts
     assert [result.grid.abstain_below for result in doubts.session.results] == [0.6, 0.6]
     other = half_sure()
     other.translate_um = (0.0, 0.0)
-    doubts.session.adopt(STORE, other)
+    doubts.session.shown.adopt(STORE, other)
     assert result.grid is other and other.abstained().sum() == 9
 
 
@@ -122,8 +122,8 @@ def test_uncertainty_follows_when_its_result_becomes_another_and_goes_with_it(do
     layer.visible = True
     earlier = result.grid
     finer = ClassGrid(np.full((2, 8, 12), 0.5, np.float32), ("a", "b"), COLORS, (25.0, 25.0), (12.25, 12.25))
-    session.adopt(STORE, finer)
-    session.repaint(result)
+    session.shown.adopt(STORE, finer)
+    session.shown.repaint(result)
     assert layer.data.shape == (8, 12) and layer.scale[0] == 25 and not earlier.watchers
     session.viewer.layers.remove(result.classes)
     session.viewer.layers.remove(result.probability)

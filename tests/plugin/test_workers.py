@@ -202,8 +202,8 @@ def test_a_prepared_overlay_is_filled_and_no_layer_is_made_while_the_job_runs(
     from napari_pathotune.layers import attention_layer
 
     session = prediction.session
-    session.prepare("/other/store.zarr", "other", [("x", None)], READING, 50, with_attention=True)
-    session.prepare(STORE, "t", CLASSES, READING, 100, with_attention=True)
+    session.shown.prepare("/other/store.zarr", "other", [("x", None)], READING, 50, with_attention=True)
+    session.shown.prepare(STORE, "t", CLASSES, READING, 100, with_attention=True)
     assert len(viewer.layers) == 4, "unused layers are taken over"
     result, shown = session.results[0], session.results[0].grid
     overlay, attention = result.classes, result.attention
