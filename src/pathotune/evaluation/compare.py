@@ -231,6 +231,7 @@ def train_and_judge(
     return {
         **cell.facts(),
         **scores_of(probabilities, labels),
+        "text_encoder": str((text.encoder or {}).get("name", "")),
         "trainable_parameters": outcome.parameters,
         "seconds": round(seconds, 3),
         "peak_memory_mb": round(memory.megabytes, 1),

@@ -28,6 +28,7 @@ COLUMNS = (
     "validation_tiles",
     "best_epoch",
     "epochs",
+    "text_encoder",
     "error",
 )
 
@@ -124,11 +125,22 @@ def _page(
         unit=html.escape(config.shot_unit),
         curves="\n".join(curves(entries, config.methods, steps, name) for name, entries in of.items()),
         bars="\n".join(_bars(entries, steps, name, len(judged.class_names)) for name, entries in of.items()),
+        encoders=_encoders(rows),
         text="".join(f"<li>{html.escape(str(entry['said']))}</li>" for entry in verdicts)
         or "<li>No method was compared with its text taken away (cite[text=random], cite[text=permuted]).</li>",
         rows="\n".join(_table_row(entry) for entry in summary),
         errors="".join(f"<p>{html.escape(text)}</p>" for text in errors),
     )
+
+
+def _encoders(rows: Sequence[dict[str, Any]]) -> str:
+    """Who read the sentences, and what to know of them."""
+    from pathotune.backbones.text import about_encoder
+
+    names = dict.fromkeys(str(row["text_encoder"]) for row in rows if row.get("text_encoder"))
+    if not names:
+        return ""
+    return f"<p>Sentences were read by {html.escape('; '.join(about_encoder(name) for name in names))}.</p>"
 
 
 def _bars(entries: Sequence[dict[str, Any]], steps: Sequence[str], backbone: str, classes: int) -> str:

@@ -28,6 +28,7 @@ class CosineHead(StandardisedHead):
     learn_scale : train its logarithm.
     standardised : features are first brought to zero mean and unit spread.
     fitted : the projection begins with a regression on the training tiles; else with the published start.
+    noise : spread of the published start's noise; with none, features of an image–text model begin as they are.
     """
 
     texts: Tensor
@@ -41,6 +42,7 @@ class CosineHead(StandardisedHead):
         learn_scale: bool = False,
         standardised: bool = True,
         fitted: bool = True,
+        noise: float = NOISE,
     ) -> None:
         super().__init__(width)
         self.standardised, self.fitted = standardised, fitted
@@ -53,7 +55,7 @@ class CosineHead(StandardisedHead):
             self.log_scale = nn.Parameter(value)
         else:
             self.register_buffer("log_scale", value, persistent=False)
-        self._start_at_identity()
+        self._start_at_identity(noise)
 
     def forward(self, features: Tensor) -> Tensor:
         """(b, D) float32 → (b, K)."""
@@ -69,10 +71,10 @@ class CosineHead(StandardisedHead):
         if self.fitted:
             self.fit(features, labels)
 
-    def _start_at_identity(self) -> None:
+    def _start_at_identity(self, noise: float) -> None:
         """The published start: the features as they are, as far as the widths go, and a little noise."""
         with torch.no_grad():
-            nn.init.normal_(self.neck.weight, std=NOISE)
+            nn.init.normal_(self.neck.weight, std=noise)
             nn.init.zeros_(self.neck.bias)
             self.neck.weight += torch.eye(*self.neck.weight.shape, device=self.neck.weight.device)
 

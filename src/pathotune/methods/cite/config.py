@@ -41,10 +41,11 @@ class CiteConfig(LateConfig):
         },
     ] = ""
     neck_start: Annotated[
-        Literal["fit", "identity"],
+        Literal["fit", "identity", "exact"],
         {
             "tooltip": "fit: the projection starts from a gentle regression onto the class sentences. identity: as "
-            "published, from the features as they are, with a little noise."
+            "published, from the features as they are, with a little noise. exact: without the noise, so that on a "
+            "model of images and sentences it starts as its zero-shot answer."
         },
     ] = "fit"
     standardise: Annotated[

@@ -62,6 +62,7 @@ class Cite(PromptedMethod):
             config.learn_scale,
             standardised=config.standardise,
             fitted=config.neck_start == "fit",
+            **({"noise": 0.0} if config.neck_start == "exact" else {}),
         )
 
     @property
