@@ -123,8 +123,8 @@ def cohort(
         expression_format=expression_format,
         **extra,
     )
-    found = slides_in(slides)
-    stream = join_cohort(found, out, expression=expression, clinical=clinical or (), options=options, base=out)
+    found, base = slides_in(slides, out)
+    stream = join_cohort(found, out, expression=expression, clinical=clinical or (), options=options, base=base)
     report = follow(stream, quiet)
     if as_json:
         print_json(report)
@@ -132,8 +132,10 @@ def cohort(
         _say(report, len(found), quiet)
 
 
-def slides_in(folders: list[Path]) -> list[Path]:
-    """The slides below these folders; where there is none, the files of tile features stand for theirs.
+def slides_in(folders: list[Path], out: Path) -> tuple[list[Path], Path | None]:
+    """The slides below these folders, and the folder they are written relative to.
+
+    Where there is none, the files of tile features stand for theirs: then only the slides' names are known.
 
     Raises
     ------
@@ -142,12 +144,12 @@ def slides_in(folders: list[Path]) -> list[Path]:
     from pathotune.inference.inputs import collect_slides
 
     try:
-        return [item.path for item in collect_slides(folders, recursive=True)]
+        return [item.path for item in collect_slides(folders, recursive=True)], out
     except NoTiles:
         features = [path for folder in folders for path in sorted(folder.rglob("*.h5"))]
         if not features:
             raise
-        return features
+        return [Path(path.stem) for path in features], None
 
 
 def _listed(text: str | None) -> list[str]:

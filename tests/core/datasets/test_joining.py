@@ -20,6 +20,7 @@ from pathotune.datasets.genenames import read_gene_names
 from pathotune.datasets.joining import JoinOptions, join_cohort
 from pathotune.errors import NoTiles, TableUnreadable, UsageError
 from pathotune.events import result_of
+from pathotune.features import find_features
 
 GENES = ("TP53", "ERBB2", "ESR1", "ACTB", "KRT5")
 PATIENTS = tuple(f"TCGA-AA-{number:04d}" for number in range(30))
@@ -299,7 +300,10 @@ def test_features_stand_for_slides_that_are_elsewhere(download: dict[str, Any], 
         features.touch()
     arguments = ["--slides", tmp_path / "features", "--clinical", download["clinical"][0], "--out", tmp_path / "o"]
     result = CliRunner().invoke(app, ["cohort", *map(str, arguments), "--json"])
-    assert json.loads(result.stdout)["slides"] == 31
+    report = json.loads(result.stdout)
+    cohort = read_cohort(report["files"]["cohort"])
+    assert len(cohort) == 31 and all(find_features(tmp_path / "features", slide) for slide in cohort.slides)
+    assert not any("/" in slide or slide.endswith(".h5") for slide in cohort.slides)
     assert isinstance(
         CliRunner().invoke(app, ["cohort", "--slides", str(tmp_path), "--out", "o"]).exception, UsageError
     )
