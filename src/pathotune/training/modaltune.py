@@ -118,9 +118,11 @@ class PatientTrainee:
         self.model, self.data, self.train, self.held, self.device, self.seed = model, data, train, held, device, seed
         self.prompts = model.config.prompt_names
         self.stopping = stopping or Stopping()
+        self.known = known.to(device)
         with torch.no_grad():
             self.targets = model.targets(texts.to(device))
-        self.known = known.to(device)
+            if model.config.centre_targets:
+                self.targets = _centred(self.targets, self.known, torch.from_numpy(train).to(device))
         self.drawn = 0
 
     def parameters_by_name(self) -> dict[str, nn.Parameter]:
@@ -261,6 +263,14 @@ def answer(model: ModalTune, given: Patients, prompts: Sequence[str], attention:
         torch.cat([part.image for part in parts], dim=1),
         {name: torch.cat([part.attention[name] for part in parts], dim=1) for name in names},
     )
+
+
+def _centred(targets: Tensor, known: Tensor, train: Tensor) -> Tensor:
+    """Unit targets (n, prompts, d) without the mean of the training patients' under each prompt."""
+    unit = torch.nn.functional.normalize(targets, dim=-1)
+    there = known[train].unsqueeze(-1).to(unit)
+    mean = (unit[train] * there).sum(dim=0) / there.sum(dim=0).clamp_min(1.0)
+    return unit - mean
 
 
 def _added(one: Tensor | None, other: Tensor | None) -> Tensor | None:

@@ -85,6 +85,13 @@ class ModalTuneConfig(MethodConfig):
         Literal["random", "identity"],
         {"tooltip": "random: targets pass a fixed random net, as published. identity: the sentences' own vectors."},
     ] = "random"
+    centre_targets: Annotated[
+        bool,
+        {
+            "tooltip": "Take the training patients' mean off the targets of each prompt first, so that what differs "
+            "between patients is all there is to learn. Not in the paper; for few patients or epochs."
+        },
+    ] = False
     output_dim: Annotated[
         int, {"min": 8, "max": 2048, "tooltip": "Width of the fused vector, with the random projector."}
     ] = 256
