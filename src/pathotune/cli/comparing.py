@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -112,6 +112,11 @@ def compare(
     if json:
         print_json(result)
         return
+    _say(result, quiet)
+
+
+def _say(result: dict[str, Any], quiet: bool) -> None:
+    """The means, and what the text is worth, in lines for people."""
     for entry in result["summary"]:
         against = f", {100 * entry['difference']:+.1f} points on the probe" if "difference" in entry else ""
         say(
