@@ -22,7 +22,7 @@ MISSING = frozenset(
         *("[not evaluated]", "[unknown]", "[discrepancy]", "[completed]", "[pending]"),
     }
 )
-# GDC writes these before its columns since 2024.
+# GDC writes these before its columns since 2024 (demographic.vital_status), Xena behind GDC's.
 _SECTIONS = frozenset({"cases", "demographic", "diagnoses", "project", "follow_ups", "pathology_details", "exposures"})
 _PATIENT = (
     *("patient", "cases.submitter_id", "case_submitter_id", "bcr_patient_barcode", "_patient", "patient_id"),
@@ -162,9 +162,11 @@ def _known(cells: Mapping[str, str]) -> dict[str, str]:
     """The cells that say something, those of GDC's sections also without the section's name."""
     known = {name: value for name, value in cells.items() if value.strip().lower() not in MISSING}
     for name in list(known):
-        section, point, short = name.partition(".")
-        if point and section in _SECTIONS:
-            known.setdefault(short, known[name])
+        first, point, last = name.partition(".")
+        if point and first in _SECTIONS:
+            known.setdefault(last, known[name])
+        elif point and last in _SECTIONS:
+            known.setdefault(first, known[name])
     return known
 
 

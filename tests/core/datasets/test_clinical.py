@@ -102,6 +102,30 @@ def test_xenas_tables_of_samples_are_joined_and_normal_samples_passed_over(tmp_p
     assert other.columns["months"] == ("6", "") and other.columns["event"] == ("1", "")
 
 
+def test_xenas_table_of_gdc_names_the_section_behind(tmp_path: Path) -> None:
+    columns = [
+        *("sample", "submitter_id", "primary_site", "vital_status.demographic", "days_to_death.demographic"),
+        *("primary_diagnosis.diagnoses", "ajcc_pathologic_stage.diagnoses", "treatment_type.treatments.diagnoses"),
+    ]
+    rows = [
+        [
+            f"TCGA-DD-000{number}-{kind}",
+            f"TCGA-DD-000{number}",
+            "Breast",
+            "Dead",
+            "365.25",
+            "Lobular",
+            "Stage IV",
+            "['x']",
+        ]
+        for number, kind in ((1, "01A"), (1, "11A"), (2, "01A"))
+    ]
+    clinical = read_clinical([write(tmp_path / "TCGA-BRCA.clinical.tsv", [columns, *rows])])
+    facts = clinical.of("TCGA-DD-0001")
+    assert (facts["diagnosis"], facts["stage"], facts["months"], facts["event"]) == ("Lobular", "Stage IV", "12", "1")
+    assert len(clinical) == 2 and clinical.conflicts == () and facts["site"] == "Breast"
+
+
 def test_cbioportals_head_lines_and_statuses_are_read(tmp_path: Path) -> None:
     above = "#Patient Identifier\tOS Status\tOS Months\n#text\ttext\ttext\n#STRING\tSTRING\tNUMBER\n#1\t1\t1\n"
     patients = write(
