@@ -88,35 +88,51 @@ def predict_slide(
             status = "cancelled" if cancel is not None and cancel() else "empty"
             yield Finished(_result(slide, None, status, started, 0, {}))
             return
-        grid, row, column = grid_of(found, slide)
-        work = Work(
-            grid=grid,
-            classes=(TISSUE["name"],),  # type: ignore[arg-type]
-            sources=(),
-            slide=slide.fingerprint,
-            tuning=tuning.fingerprint,
-            backbone=str(tuning.backbone.get("sha256") or ""),
-            reading=tuning.reading.to_dict(),
-            precision="float32",
-        )
-        target = store_path(slide.path, tuning.name, out)
-        stack.enter_context(leased(target))
-        place = find_place(target, work, resume=resume, on_mismatch=on_mismatch)
-        store, status = place.store, "resumed"
-        facts: dict[str, Any] = {"genes": len(tuning.genes["names"])}
-        if store is None or not store.is_complete or ExpressionLayer.of(store) is None:
-            yield Step("expression", 0, len(found))
-            values, whole = expression_of(tuning, found, pick_device(device))
-            store, status = _stored(place, work, slide, tuning, values, row, column, device), "done"
-            if whole is not None:
-                names = tuning.genes["names"]
-                store.attrs["slide_expression"] = dict(zip(names, np.round(whole, 5).tolist(), strict=True))
-            yield Step("expression", len(found), len(found))
-        store.finish("complete", seconds=round(time.monotonic() - started, 3), finished=now())
-        for text in drop_replaced(store):
-            yield Note(text)
-        facts["classes"] = {TISSUE["name"]: round(sum(store.summary().values()), 6)}
-        yield Finished(_result(slide, store.path, status, started, len(found), facts))
+        yield from _predicted(stack, slide, tuning, found, Path(out), device, resume, on_mismatch, started)
+
+
+def _predicted(
+    stack: contextlib.ExitStack,
+    slide: Slide,
+    tuning: Tuning,
+    found: FeatureSet,
+    out: Path,
+    device: str,
+    resume: bool,
+    on_mismatch: OnMismatch,
+    started: float,
+) -> Iterator[Event]:
+    """The store, found or made, from the features of its tiles."""
+    genes = tuning.genes or {}
+    grid, row, column = grid_of(found, slide)
+    work = Work(
+        grid=grid,
+        classes=(TISSUE["name"],),  # type: ignore[arg-type]
+        sources=(),
+        slide=slide.fingerprint,
+        tuning=tuning.fingerprint,
+        backbone=str(tuning.backbone.get("sha256") or ""),
+        reading=tuning.reading.to_dict(),
+        precision="float32",
+    )
+    target = store_path(slide.path, tuning.name, out)
+    stack.enter_context(leased(target))
+    place = find_place(target, work, resume=resume, on_mismatch=on_mismatch)
+    store, status = place.store, "resumed"
+    facts: dict[str, Any] = {"genes": len(genes["names"])}
+    if store is None or not store.is_complete or ExpressionLayer.of(store) is None:
+        yield Step("expression", 0, len(found))
+        values, whole = expression_of(tuning, found, pick_device(device))
+        store, status = _stored(place, work, slide, tuning, values, row, column, device), "done"
+        if whole is not None:
+            names = genes["names"]
+            store.attrs["slide_expression"] = dict(zip(names, np.round(whole, 5).tolist(), strict=True))
+        yield Step("expression", len(found), len(found))
+    store.finish("complete", seconds=round(time.monotonic() - started, 3), finished=now())
+    for text in drop_replaced(store):
+        yield Note(text)
+    facts["classes"] = {TISSUE["name"]: round(sum(store.summary().values()), 6)}
+    yield Finished(_result(slide, store.path, status, started, len(found), facts))
 
 
 def _features(

@@ -88,6 +88,6 @@ def _data(tuning: Tuning) -> str:
         "## What it learned from",
         "",
         f"- {', '.join(f'{count} {name}' for name, count in samples.items())} {unit} ({split})",
-        f"- Sections or patients, by pseudonym: {', '.join(map(str, slides[:12]))}{' …' if len(slides) > 12 else ''}",
+        f"- Slides, by pseudonym: {', '.join(map(str, slides[:12]))}{' …' if len(slides) > 12 else ''}",
     ]
     return "\n".join(lines)

@@ -72,6 +72,7 @@ class Paired:
     cohort_row : of each sample, the row of the cohort it comes from (a patient's first).
     about : what the features say of themselves.
     notes : what does not line up, with counts.
+    fingerprints : identities of the slides they come from, "" where the features do not say.
     """
 
     level: str
@@ -87,6 +88,7 @@ class Paired:
     images: NDArray[np.uint8] | None = None
     expression: Expression | None = None
     notes: tuple[str, ...] = field(default=())
+    fingerprints: tuple[str, ...] = field(default=())
 
     def __len__(self) -> int:
         return len(self.names)
@@ -203,6 +205,7 @@ def _section(
         None if pictures is None else pictures[match.spots],
         chosen.expression,
         tuple(f"{section}: {note}" for note in notes),
+        (about.slide_fingerprint,),
     )
 
 
@@ -314,6 +317,7 @@ def _joined(parts: Sequence[Paired]) -> Paired:
         np.concatenate(images) if images else None,
         joined,
         (*(note for part in parts for note in part.notes), *note),
+        tuple(name for part in parts for name in part.fingerprints),
     )
 
 
@@ -348,10 +352,10 @@ def _patients(
             "Patients are learned from tile features: give --features DIR (made with: pathotune features). "
             "For spots give the cohort table a column spots."
         )
-    bags, about, missing = _bags(inputs, card, reading)
+    bags, abouts, missing = _bags(inputs, card, reading)
     if missing:
         yield Note(f"{len(missing)} of {len(cohort)} slides have no features: {_some(missing)}.", "warning")
-    if about is None:
+    if not abouts:
         raise NoTiles(f"None of the {len(cohort)} slides has features in {inputs.features}.")
     patients = [name for name in cohort.by_patient() if name in bags]
     notes = [f"{len(missing)} slides have no features."] if missing else []
@@ -385,19 +389,20 @@ def _patients(
         tuple(patients),
         tuple(cohort.split[first[name]] for name in patients),
         np.asarray([first[name] for name in patients], dtype=np.int64),
-        about,
+        abouts[0],
         bags=tuple(Bag(tuple(bags[name])) for name in patients),
         expression=expression,
         notes=tuple(notes),
+        fingerprints=tuple(about.slide_fingerprint for about in abouts),
     )
 
 
 def _bags(
     inputs: CohortInputs, card: BackboneCard, reading: Reading
-) -> tuple[dict[str, list[tuple[Path, int]]], FeatureHeader | None, list[str]]:
+) -> tuple[dict[str, list[tuple[Path, int]]], list[FeatureHeader], list[str]]:
     """The feature files of each patient, what they say of themselves, and slides without."""
     bags: dict[str, list[tuple[Path, int]]] = {}
-    first, missing = None, []
+    abouts, missing = [], []
     for slide, patient in zip(inputs.cohort.slides, inputs.cohort.patients, strict=True):
         try:
             path = find_features(inputs.features or "", slide)
@@ -408,10 +413,10 @@ def _bags(
             continue
         about = header(path)
         check_features(about, card, reading)
-        first = first or about
+        abouts.append(about)
         if about.count:
             bags.setdefault(patient, []).append((path, about.count))
-    return bags, first, missing
+    return bags, abouts, missing
 
 
 def rows_of_patients(cohort: Cohort, expression: Expression) -> dict[str, int]:

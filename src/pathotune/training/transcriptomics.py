@@ -256,28 +256,12 @@ def _saved(
     predicted = trainee.predicted()
     report = {} if predicted is None else report_of(predicted, paired, genes, judged)
     report |= trainee.retrieval(judged)
-    scaler = genes.scaler
-    about: dict[str, Any] | None = None
-    if scaler is not None:
-        about = scaler.to_dict() | {
-            "r": [report["genes"][gene]["r"] for gene in scaler.genes] if report.get("genes") else [],
-            "r_of": name,
-            "r_samples": len(judged),
-            "r_groups": len({paired.groups[row] for row in judged}),
-        }
-        if genes.member is not None:
-            about["pathways"] = {
-                pathway: np.flatnonzero(member).tolist()
-                for pathway, member in zip(genes.pathway_names, genes.member, strict=True)
-            }
-            about["pathways_r"] = [report["pathways"][pathway]["r"] for pathway in genes.pathway_names]
+    about = _about_genes(genes, report, name, judged, paired)
     title = task if isinstance(task, str) else getattr(task, "title", "") or "Expression of genes"
     tensors = {TRAINED + key: value for key, value in trainee.state().items()}
-    tensors |= {} if scaler is None else scaler.tensors()
+    tensors |= {} if genes.scaler is None else genes.scaler.tensors()
     tensors |= {} if partner is None else partner.tensors()
-    fingerprints = (
-        list(dict.fromkeys(paired.patients)) if paired.level == "patient" else list(dict.fromkeys(paired.groups))
-    )
+    slides = [pseudonym(known) if known else f"slide {number}" for number, known in enumerate(paired.fingerprints, 1)]
     seconds = round(time.monotonic() - started, 2)
     tuning = Tuning(
         method=method,
@@ -287,7 +271,7 @@ def _saved(
         backbone=backbone_facts(trainee.source, paired),
         reading=reading,
         training={
-            "slides": [pseudonym(value) for value in fingerprints],
+            "slides": list(dict.fromkeys(slides)),
             "samples": {name: len(paired.rows(name)) for name in ("train", "val", "test")},
             "level": paired.level,
             "partner": None if partner is None else partner.to_dict(),
@@ -321,6 +305,28 @@ def _saved(
         "out": str(path),
         "said": sentences(report, name, paired),
     }
+
+
+def _about_genes(
+    genes: Genes, report: dict[str, Any], split: str, judged: np.ndarray, paired: Paired
+) -> dict[str, Any] | None:
+    """What the file says of the genes: their scale, and how well each is predicted on what was held out."""
+    scaler = genes.scaler
+    if scaler is None:
+        return None
+    about = scaler.to_dict() | {
+        "r": [report["genes"][gene]["r"] for gene in scaler.genes] if report.get("genes") else [],
+        "r_of": split,
+        "r_samples": len(judged),
+        "r_groups": len({paired.groups[row] for row in judged}),
+    }
+    if genes.member is not None:
+        about["pathways"] = {
+            pathway: np.flatnonzero(member).tolist()
+            for pathway, member in zip(genes.pathway_names, genes.member, strict=True)
+        }
+        about["pathways_r"] = [report["pathways"][pathway]["r"] for pathway in genes.pathway_names]
+    return about
 
 
 def sentences(report: dict[str, Any], split: str, paired: Paired) -> list[str]:
