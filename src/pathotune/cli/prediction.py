@@ -96,6 +96,10 @@ PreflightOption = Annotated[
         help="Only look: which slides open, their pixel size and tissue, and what time and room the run needs.",
     ),
 ]
+ClusterOption = Annotated[
+    str | None,
+    typer.Option("--cluster", metavar="ADDRESS", help="Predict on a running dask cluster: its scheduler's address."),
+]
 PseudonymsOption = Annotated[
     bool,
     typer.Option("--pseudonymise", help="No file name of a slide in stores, tables and pages; made from its pixels."),
@@ -134,6 +138,7 @@ def predict(
     on_mismatch: MismatchOption = "refuse",
     pseudonyms: PseudonymsOption = False,
     preflight: PreflightOption = False,
+    cluster: ClusterOption = None,
     slide_mpp: SlideMppOption = None,
     json: JsonOption = False,
     verbose: VerboseOption = 0,
@@ -175,7 +180,7 @@ def predict(
         look(batch, json, quiet)
         return
     several = len(planned) > 1 or table is not None or part is not None
-    results = _run(batch, several, json, quiet)
+    results = _run(batch, several, cluster, json, quiet)
     if json:
         print_json(results if several else results[0])
     code = exit_code([result["status"] for result in results])
@@ -191,17 +196,22 @@ def exit_code(statuses: list[str]) -> int:
     return 0 if not bad else 1 if bad == len(statuses) else 3
 
 
-def _run(batch: Batch, several: bool, json: bool, quiet: bool) -> list[dict[str, Any]]:
+def _run(batch: Batch, several: bool, cluster: str | None, json: bool, quiet: bool) -> list[dict[str, Any]]:
     """One slide, or one after the other; a slide that fails does not stop the next."""
     from pathotune.execution.batch import predict_many, predict_one
 
     with cancel_on_interrupt() as cancelled:
-        if not several:
+        if not several and cluster is None:
             result = follow(predict_one(batch, cancel=cancelled), quiet)
             for document in result["slides"]:
                 say_result(document, quiet)
         else:
-            result = follow_slides(predict_many(batch, cancel=cancelled), live=not json, quiet=quiet)
+            stream = predict_many(batch, cancel=cancelled)
+            if cluster is not None:
+                from pathotune.execution.cluster import predict_on_cluster
+
+                stream = predict_on_cluster(batch, cluster, cancel=cancelled)
+            result = follow_slides(stream, live=not json, quiet=quiet)
             if result.get("table"):
                 say(f"What became of each: {result['table']} and {Path(result['page']).name}", quiet)
     slides: list[dict[str, Any]] = result["slides"]
