@@ -41,7 +41,7 @@ from pathotune.training.schedule import TrainingConfig
 from pathotune.training.transcriptomics import EPOCHS, PATIENCE, Genes, Source, genes_of
 
 SECTIONS = {"C2": 0.696, "C3": 0.669, "C4": 0.690}
-GENES, TOP, LEAST_IN_PATHWAY, NEAREST = 1000, 50, 5, 50
+GENES, TOP, LEAST_IN_PATHWAY, NEAREST, SHUFFLES = 1000, 50, 5, 50, 40
 ROWS: dict[str, dict[str, Any]] = {
     "direct": {"objective": "direct"},
     "direct, from zero": {"objective": "direct", "start": "zero"},
@@ -134,14 +134,20 @@ def ridge(paired: Paired, genes: Genes, numbers: np.ndarray) -> np.ndarray:
         return model(scaled[test]).numpy()
 
 
-def shuffled(paired: Paired, seed: int) -> Paired:
-    """The same with expression of the training sections given to other spots of the same section."""
+def order_of(paired: Paired, seed: int) -> np.ndarray:
+    """Which spot's expression each spot gets: another one's of the same section, its own in the test section."""
     order = np.arange(len(paired))
     random = np.random.default_rng(seed)
     for group in dict.fromkeys(paired.groups):
         own = [row for row in range(len(paired)) if paired.groups[row] == group and paired.split[row] != "test"]
         order[own] = random.permutation(own)
-    return replace(paired, expression=paired.expression.take(order.tolist()))  # type: ignore[union-attr]
+    return order
+
+
+def shuffled(paired: Paired, seed: int) -> Paired:
+    """The same with expression of the training sections given to other spots of the same section."""
+    order = order_of(paired, seed).tolist()
+    return replace(paired, expression=paired.expression.take(order))  # type: ignore[union-attr]
 
 
 def tuned(inputs: CohortInputs, paired: Paired, source: Source, settings: dict[str, Any], seed: int) -> dict[str, Any]:
@@ -220,6 +226,8 @@ def main() -> None:
             runs_of(inputs, paired, colours, source, wanted, scale, seed, options.out) for seed in range(options.seeds)
         ]
         tables[scale] = {name: [run[name] for run in runs] for name in runs[0]}
+        name = f"ridge on frozen features, pairs shuffled ({SHUFFLES} draws)"
+        tables[scale][name] = shuffled_ridges(inputs, paired, scale == "size factors")
     report(tables, paired, options)
 
 
@@ -251,6 +259,16 @@ def runs_of(
         found[name] = kept(file, work)
         if "nearest" in found[name]:
             found[f"{name}, {NEAREST} nearest spots"] = found[name]["nearest"]
+    return found
+
+
+def shuffled_ridges(inputs: CohortInputs, paired: Paired, is_scaled: bool) -> list[dict[str, Any]]:
+    """What a regression makes of pairs that do not belong together: how far chance alone reaches with one section."""
+    whole, _ = divided(replace(paired, images=None), TrainingConfig().val_fraction, 0)
+    genes, found = with_erbb2(inputs, whole, is_scaled), []
+    for seed in range(SHUFFLES):
+        mixed = replace(genes, scores=genes.scores[order_of(whole, seed)])  # type: ignore[index]
+        found.append(scores_on(whole, mixed, ridge(whole, mixed, whole.features), whole.rows("test")))
     return found
 
 
