@@ -108,3 +108,13 @@ def test_the_file_holds_what_was_trained_and_the_card_says_so(tiny_backbone, sou
     assert says in card_path(result["out"]).read_text()
     model = build_model(tuning, tiny_backbone())
     assert torch.isfinite(model(torch.zeros(1, 3, 64, 64)).logits).all()
+
+
+@pytest.mark.parametrize(("method", "settings", "share"), [("full", {"rate": 0.5}, 0.5), ("lora", {}, 1.0)])
+def test_a_whole_network_takes_smaller_steps_than_the_head(tiny_backbone, source, method, settings, share):
+    run = run_on(tiny_backbone(), source, method, settings)
+    run.step(run.examples.train[:8], 1e-3)
+    rates = {id(value): group["lr"] for group in run.optimizer.param_groups for value in group["params"]}
+    for name, value in run.parameters.items():
+        assert rates[id(value)] == pytest.approx(1e-3 * (share if name.startswith("tuned.") else 1.0))
+    run.tiles.close()
