@@ -7,6 +7,9 @@ Training slides are of three stains, test slides of other seeds and of a fourth.
 
     python benchmarks/cohort.py --out DIR            (resumable; --slides 40 --test 20 for a quick look)
 
+Larger patches of the other tissues make slides differ more in what else is on them, which is what a model of few slides
+takes for the rule.
+
 It prints, for every way of making tile features and every aggregator, the slide AUC on the test slides and the tile AUC
 of attention on the nests; `DIR/results ….json` has the same.
 """
@@ -32,8 +35,8 @@ PATTERNS = 6
 AGGREGATORS = ["abmil", "clam_sb", "mean", "soft_vote", "topk", "transmil"]
 
 
-def slide_of(number: int, is_test: bool):
-    """A generated slide, its number of nests and their area in tiles."""
+def slide_of(number: int, is_test: bool, patch_um: float = 150.0):
+    """A generated slide, its number of nests and their area in tiles; patches of other tissue are of this size."""
     seed = (70_000 if is_test else 10_000) + number
     rng = np.random.default_rng(seed)
     count = int(rng.choice(MANY if number % 2 else FEW))
@@ -42,7 +45,7 @@ def slide_of(number: int, is_test: bool):
     stain = STAINS[stains[number // 2 % len(stains)]].varied(seed)
     space = {"gap_um": GAP_UM, "rim_um": RIM_UM}
     nests = place_nests(count, area * (TILE_PX * MPP) ** 2, SIDE_PX, SIDE_PX, MPP, seed, **space)
-    look = {"patch_um": 300.0, "margin": 0.0, "pen": False, "classes": TISSUES, "wallpaper_um": 224.0}
+    look = {"patch_um": patch_um, "margin": 0.0, "pen": False, "classes": TISSUES, "wallpaper_um": 224.0}
     return _Slide(SIDE_PX, SIDE_PX, MPP, seed, stain, nests=nests, **look), count, area
 
 
@@ -60,7 +63,7 @@ def _pattern(texture: str, side: int, mpp: float, seed: int):
     return textures.paint(texture, side, mpp, seed)
 
 
-def make(out: Path, train: int, test: int) -> Path:
+def make(out: Path, train: int, test: int, patch_um: float) -> Path:
     """Write the slides that are not there yet, and their table."""
     folder = out / "slides"
     folder.mkdir(parents=True, exist_ok=True)
@@ -68,7 +71,7 @@ def make(out: Path, train: int, test: int) -> Path:
     for number in range(train + test):
         is_test = number >= train
         own = number - train if is_test else number
-        slide, count, area = slide_of(own, is_test)
+        slide, count, area = slide_of(own, is_test, patch_um)
         path = folder / f"{'test' if is_test else 'train'}-{own:03d}.tif"
         if not path.exists():
             slide.write(path)
@@ -163,8 +166,9 @@ def main() -> None:
     """Make, learn, judge, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--slides", type=int, default=96, help="training slides, those that choose the epoch included")
-    parser.add_argument("--test", type=int, default=40, help="test slides")
+    parser.add_argument("--slides", type=int, default=160, help="training slides, those that choose the epoch included")
+    parser.add_argument("--test", type=int, default=60, help="test slides")
+    parser.add_argument("--patch-um", type=float, default=150.0, help="size of the patches of other tissue")
     parser.add_argument(
         "--aggregators", nargs="+", default=["abmil", "clam_sb", "mean", "soft_vote", "topk", "transmil"]
     )
@@ -172,7 +176,7 @@ def main() -> None:
     parser.add_argument("--weak-tiles", type=int, default=24, help="tiles of a slide that carry its label")
     parser.add_argument("--only-make", action="store_true", help="write the slides and stop")
     asked = parser.parse_args()
-    table = make(asked.out, asked.slides, asked.test)
+    table = make(asked.out, asked.slides, asked.test, asked.patch_um)
     rows = []
     for kind in () if asked.only_make else asked.features:
         prompts = {"plain": {"prompts": "none"}, "weak": {"prompts": "weak"}, "weak2": {"prompts": "weak", "rounds": 2}}

@@ -197,6 +197,11 @@ def _predict(arguments: dict[str, Any], cache: BackboneCache, cancel: Callable[[
 
         yield from predict_whole(predictor, tuning, arguments, cache, cancel)
         return
+    for name in ("features_folder", "expression", "clinical"):
+        if arguments.get(name):
+            raise UsageError(
+                f"{tuning.name} is a tuning of tiles and reads the slide itself: leave --{name.partition('_')[0]} out."
+            )
     backbone = tuning_backbone(tuning, arguments.get("backbone"), arguments.get("weights"), cache)
     options = {name: arguments[name] for name in _PREDICT_OPTIONS if arguments.get(name) is not None}
     if arguments.get("polygon_px0") is not None:

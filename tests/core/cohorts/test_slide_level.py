@@ -236,6 +236,16 @@ def test_a_cancelled_training_keeps_its_best_epoch(cohort, tmp_path):
     assert Tuning.load(last.result["out"]).training["ended"] == "cancelled"
 
 
+def test_a_tile_tuning_takes_no_features_of_slides(monkeypatch, tmp_path):
+    from types import SimpleNamespace
+
+    tile = SimpleNamespace(method="linear_probe", name="tiles", backbone={"name": "b"})
+    monkeypatch.setattr("pathotune.methods.checkpoint.Tuning.load", lambda path: tile)
+    told = {"slide": "a.svs", "tuning": "t", "out": str(tmp_path), "features_folder": str(tmp_path)}
+    with pytest.raises(UsageError, match="--features"):
+        list(run_job(Job("predict", told)))
+
+
 def test_cells_follow_the_distance_from_tile_to_tile():
     corners = np.asarray([[100.0, 50.0], [156.0, 50.0], [212.0, 106.0]])
     assert cells_of(corners, (112.0, 112.0)).tolist() == [[0, 0], [1, 0], [2, 1]]  # tiles that overlap by half
