@@ -323,7 +323,7 @@ class _Runner:
         try:
             if result["status"] == "done" or not path.exists():
                 write_picture(PredictionStore.open(result["store"]), slide, path)
-        except (PathotuneError, KeyError, ValueError) as error:
+        except Exception as error:  # whatever is odd about its picture, the slide is predicted
             _LOG.info("no picture of %s: %s", slide.path, error)
 
     def write_summary(self) -> dict[str, str]:

@@ -122,7 +122,8 @@ def _figure(out: Path, key: str, row: Mapping[str, Any]) -> str:
     if file.exists():
         picture = f'<img loading="lazy" src="{FOLDER}/{file.name}" alt="">'
     areas = ", ".join(f"{html.escape(name)} {area:.3g} mm²" for name, area in (row.get("classes") or {}).items())
-    score = "" if row.get("score") is None else f", score {float(row['score']):.3g}"
+    of = f" for {html.escape(str(row['score_of']))}" if row.get("score_of") else ""
+    score = f", score {row['score']:.3g}{of}" if isinstance(row.get("score"), int | float) else ""
     return SLIDE.format(
         picture=picture,
         name=html.escape(Path(str(row["slide"])).name),
