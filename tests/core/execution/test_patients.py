@@ -249,3 +249,15 @@ def test_a_slide_is_predicted_into_a_store(cohort, tuning, tmp_path):
     assert list(store.sources) == ["attention", "attention to genes"]
     rows = Path(result["pathways"]).read_text().splitlines()
     assert rows[0] == f"pathway,for {result['predicted']},for a higher risk" and len(rows) == 17
+
+
+def test_centred_targets_are_what_differs_between_patients():
+    from pathotune.training.modaltune import _centred
+
+    targets = torch.randn(6, 2, 5, generator=torch.Generator().manual_seed(0))
+    known = torch.ones(6, 2, dtype=torch.bool)
+    known[1, 0] = False
+    centred = _centred(targets, known, torch.arange(4))
+    unit = torch.nn.functional.normalize(targets, dim=-1)
+    assert torch.allclose(centred[[0, 2, 3], 0].mean(dim=0), torch.zeros(5), atol=1e-6)
+    assert torch.allclose(centred[5, 1], unit[5, 1] - unit[:4, 1].mean(dim=0), atol=1e-6)
