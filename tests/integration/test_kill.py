@@ -247,3 +247,39 @@ def test_two_commands_share_a_folder_and_one_dies(work: tuple[Path, Path, Path],
     assert other.returncode == 3 and [row["status"] for row in rows].count("failed") == 1 and len(rows) == 7
     assert values(out) == values(whole), "byte for byte"
     assert not list(out.rglob(".leases"))
+
+
+def test_the_workers_of_a_cluster_are_killed_in_the_middle(
+    work: tuple[Path, Path, Path], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    distributed = pytest.importorskip("distributed", reason="the extra `cluster` is not installed")
+    from pathotune.events import SlideEnd, Step
+    from pathotune.execution.batch import Batch, predict_many
+    from pathotune.execution.cluster import predict_on_cluster
+    from pathotune.inference.inputs import SlideInput, collect_slides, plan_stores
+    from pathotune.methods.checkpoint import Tuning
+
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    tuning = Tuning.load(work[1])
+    options = {"device": "cpu", "deterministic": True, "stride_px": 112, "batch_size": BATCH, "attention": False}
+    slides = [SlideInput(work[0]), *collect_slides([folder])[:1]]
+
+    def batch(out: Path) -> Batch:
+        return Batch(plan_stores(slides, tuning.name, out), tuning, work[1], out, options)
+
+    list(predict_many(batch(tmp_path / "whole")))
+    killed: list[int] = []
+    ends: list[str] = []
+    with (
+        distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as running,
+        distributed.Client(running, set_as_default=False) as client,
+    ):
+        for event in predict_on_cluster(batch(tmp_path / "out"), running.scheduler_address, split_above=100):
+            if isinstance(event, Step) and not killed:
+                killed = list(client.run(os.getpid).values())
+                for pid in killed:
+                    os.kill(pid, signal.SIGKILL)
+            if isinstance(event, SlideEnd):
+                ends.append(event.result["status"])
+    assert len(killed) == 2 and ends.count("done") == 2
+    assert values(tmp_path / "out") == values(tmp_path / "whole"), "byte for byte"
