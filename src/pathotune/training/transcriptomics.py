@@ -21,10 +21,8 @@ from pathotune.features.folder import find_features
 from pathotune.features.matching import reading_of
 from pathotune.methods.checkpoint import TRAINED, Tuning, check_writable
 from pathotune.methods.options import as_plain
-from pathotune.training.fit import fit
 from pathotune.training.gene_scores import gene_report
 from pathotune.training.paired import Paired, divided, gather
-from pathotune.training.paired_trainee import PairedTrainee
 from pathotune.training.partners import Partner, partner_of
 from pathotune.training.record import pseudonym
 from pathotune.training.session import session_path
@@ -37,6 +35,7 @@ if TYPE_CHECKING:
     from pathotune.methods.transcriptomics.config import TranscriptomicsConfig
     from pathotune.tasks import Task
     from pathotune.tiles.tileset import Reading
+    from pathotune.training.paired_trainee import PairedTrainee
     from pathotune.training.schedule import TrainingConfig
 
 EPOCHS, PATIENCE = 60, 15
@@ -110,6 +109,9 @@ def tune(
     TableUnreadable, NoTiles, FeaturesMismatch, UsageError
         Images and expression do not fit together; the sentence says how.
     """
+    from pathotune.training.fit import fit
+    from pathotune.training.paired_trainee import PairedTrainee
+
     started = time.monotonic()
     check_writable(out)
     if inputs.folds:
