@@ -120,8 +120,8 @@ def _again(
     facts, identity = store.attrs.get("slide", {}), store.attrs["identity"]
     stated = facts.get("mpp") if facts.get("mpp_source") == "stated" else None
     if stage_of(tuning.method, "predictor") is not None:
-        document: dict[str, Any] = {"slide": str(slide_path), "tuning": str(tuning_file), "out": str(out), "device": device}
-        document |= {"slide_mpp": stated and stated[0], "backbone": sources.backbone}
+        document: dict[str, Any] = {"slide": str(slide_path), "tuning": str(tuning_file), "out": str(out)}
+        document |= {"device": device, "slide_mpp": stated and stated[0], "backbone": sources.backbone}
         yield from run_job(Job("predict", document), cancel=cancel, backbones=cache)
         return
     weights = None if sources.weights is None else str(sources.weights)
