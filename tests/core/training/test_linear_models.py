@@ -70,7 +70,7 @@ def test_logistic_regression_gives_probabilities_of_all_classes(classes):
     random = np.random.default_rng(0)
     labels = np.arange(120) % classes
     vectors = random.normal(size=(120, 5)) + np.eye(classes, 5)[labels] * 4
-    model = ClassModel.fit(vectors, labels, classes + 1)  # one class nobody has
+    model = ClassModel.fit(vectors, labels, classes + 1, strength=1.0)  # one class nobody has
     said = model.probabilities(vectors)
     assert said.shape == (120, classes + 1) and np.allclose(said.sum(axis=1), 1)
     assert (said.argmax(axis=1) == labels).mean() > 0.9 and said[:, classes].max() < 1e-9
@@ -85,7 +85,7 @@ def test_two_classes_are_those_of_the_library():
 
     random = np.random.default_rng(0)
     vectors, labels = random.normal(size=(60, 4)), np.arange(60) % 2
-    model = ClassModel.fit(vectors, labels, 2)
+    model = ClassModel.fit(vectors, labels, 2, strength=1.0)
     standard = (vectors - vectors.mean(axis=0)) / vectors.std(axis=0)
     plain = LogisticRegression(max_iter=200, class_weight="balanced").fit(standard, labels)
     assert np.allclose(model.probabilities(vectors), plain.predict_proba(standard), atol=1e-6)
