@@ -58,6 +58,9 @@ class PairedTrainee:
         self.scores = None if scores is None else torch.from_numpy(self._aims(scores)).to(self.device)
         self.partner = None if partner is None else torch.from_numpy(partner.values).to(self.device)
         width = paired.about.width
+        self._bags: dict[int, NDArray[np.float32]] = {}
+        tiles = sum(len(bag) for bag in paired.bags or ())
+        self._keeps_bags = tiles * width * 4 <= training.cache_mb * 2**20
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(training.seed)
             genes = 0 if scores is None else scores.shape[1]
@@ -215,14 +218,27 @@ class PairedTrainee:
         if self.paired.bags is not None:
             most = self.config.tiles_per_patient if learn else 0
             drawn = self.random if learn else None
-            bags = [self.paired.bags[row].load(most, drawn) for row in rows]
-            return [torch.from_numpy(bag).to(self.device) for bag in bags]
+            return [torch.from_numpy(self._bag(int(row), most, drawn)).to(self.device) for row in rows]
         if self.encoder is None or self.paired.images is None:
             return self._plain(rows)
         if learn:
             return self._encoded(rows, turned=True)
         parts = [self._encoded(rows[start : start + PASS]) for start in range(0, len(rows), PASS)]
         return torch.cat(parts)
+
+    def _bag(self, row: int, most: int, random: np.random.Generator | None) -> NDArray[np.float32]:
+        """(m, D) a patient's tiles; all patients' are kept in memory where they fit, else read each time."""
+        if self.paired.bags is None:
+            raise TuningMismatch("These samples are spots.")
+        bag = self.paired.bags[row]
+        if not self._keeps_bags:
+            return bag.load(most, random)
+        if row not in self._bags:
+            self._bags[row] = bag.load()
+        whole = self._bags[row]
+        if not most or len(whole) <= most or random is None:
+            return whole
+        return whole[np.sort(random.choice(len(whole), most, replace=False))]
 
     def _encoded(self, rows: NDArray[np.int64], turned: bool = False) -> Tensor:
         """(b, D) of the tuned backbone, of tiles that are turned and mirrored while learning."""
