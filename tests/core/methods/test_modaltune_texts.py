@@ -1,4 +1,4 @@
-"""The sentences of a patient: stages in words, survival bins of the training patients, what is not known passed over."""
+"""The sentences of a patient: stages in words, survival bins of the training patients, what is unknown passed over."""
 
 from __future__ import annotations
 
