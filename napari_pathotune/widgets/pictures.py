@@ -37,13 +37,9 @@ class PictureList(QListWidget):
         self.setTextElideMode(Qt.TextElideMode.ElideRight)
         self.setWordWrap(False)
         self.setFixedHeight(2 * (tile_px + CAPTION_PX))
-        self._blank = QPixmap(tile_px, tile_px)
-        self._blank.fill(QColor(128, 128, 128, 60))
-        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="pathotune-tiles")
+        self._pool: ThreadPoolExecutor | None = None
         self._waiting: list[tuple[QListWidgetItem, Future[Any]]] = []
-        self._timer = QTimer(self)
-        self._timer.setInterval(POLL_MS)
-        self._timer.timeout.connect(self._on_time)
+        self._polls = False
 
     @property
     def is_reading(self) -> bool:
@@ -59,20 +55,33 @@ class PictureList(QListWidget):
 
     def add_tile(self, text: str, slide_path: str = "", box_px0: tuple[float, ...] = ()) -> QListWidgetItem:
         """Add a tile; it is grey until it is read, and stays so where it is not known where it lies."""
-        item = QListWidgetItem(QIcon(self._blank), text)
+        # Not kept: a picture that outlives the application takes the process down with it.
+        blank = QPixmap(self.tile_px, self.tile_px)
+        blank.fill(QColor(128, 128, 128, 60))
+        item = QListWidgetItem(QIcon(blank), text)
         self.addItem(item)
         if slide_path and box_px0:
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="pathotune-tiles")
             self._waiting.append((item, self._pool.submit(read_tile, slide_path, box_px0)))
-            self._timer.start()
+            self._poll()
         return item
 
     def close_reading(self) -> None:
         """Stop reading pictures."""
-        self._timer.stop()
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._waiting = []
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+            self._pool = None
+
+    def _poll(self) -> None:
+        """Look again in a moment, as long as something is being read."""
+        if not self._polls and self._waiting:
+            self._polls = True
+            QTimer.singleShot(POLL_MS, self._on_time)
 
     def _on_time(self) -> None:
-        waiting = []
+        self._polls, waiting = False, []
         for item, future in self._waiting:
             if not future.done():
                 waiting.append((item, future))
@@ -81,5 +90,4 @@ class PictureList(QListWidget):
                 image = QImage(picture.tobytes(), width, height, 3 * width, QImage.Format.Format_RGB888)
                 item.setIcon(QIcon(QPixmap.fromImage(image.copy())))
         self._waiting = waiting
-        if not waiting:
-            self._timer.stop()
+        self._poll()

@@ -39,7 +39,6 @@ class SlideScorePanel(QWidget):
         session.results_changed.connect(self.refresh)
         session.active_changed.connect(self.refresh)
         session.stage_changed.connect(self._on_stage_changed)
-        self.destroyed.connect(self.tiles.close_reading)
         self.refresh()
 
     def refresh(self) -> None:

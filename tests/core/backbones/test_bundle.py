@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import save_file
+from tiny import tiny_card
 from typer.testing import CliRunner
 
 from pathotune.backbones import backbone_card, load_backbone
@@ -19,7 +20,6 @@ from pathotune.backbones.card import BackboneCard
 from pathotune.cli import app
 from pathotune.errors import FileMissing, OutputRefused, UsageError, WeightsRefused
 from pathotune.settings import settings
-from tests.core.conftest import tiny_card
 
 
 @pytest.fixture

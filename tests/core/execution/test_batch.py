@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import brightness as scene
 import numpy as np
 import pytest
 from typer.testing import CliRunner
@@ -29,7 +30,6 @@ from pathotune.inference import leases
 from pathotune.inference.inputs import collect_slides, plan_stores
 from pathotune.inference.leases import leased
 from pathotune.inference.predictions import PredictionStore
-from tests.core.inference import conftest as scene
 
 model, tuning, make_slide = scene.model, scene.tuning, scene.make_slide
 OPTIONS = {"device": "cpu", "precision": "float32", "deterministic": True, "batch_size": 8}

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import brightness as scene
 import numpy as np
 import pytest
 
@@ -19,7 +20,6 @@ from pathotune.execution.cluster import predict_on_cluster
 from pathotune.execution.cluster_tasks import PARTS
 from pathotune.inference.inputs import collect_slides, plan_stores
 from pathotune.inference.predictions import PredictionStore
-from tests.core.inference import conftest as scene
 
 distributed = pytest.importorskip("distributed", reason="the extra `cluster` is not installed")
 model, tuning = scene.model, scene.tuning

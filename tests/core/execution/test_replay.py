@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import brightness as scene
 import pytest
 from typer.testing import CliRunner
 
@@ -15,7 +16,6 @@ from pathotune.cli import app
 from pathotune.errors import FileMissing, UsageError
 from pathotune.inference.predict import predict_slide
 from pathotune.inference.predictions import PredictionStore
-from tests.core.inference import conftest as scene
 
 model, tuning, make_slide = scene.model, scene.tuning, scene.make_slide
 OPTIONS: dict[str, Any] = {"device": "cpu", "precision": "float32", "batch_size": 8, "deterministic": True}

@@ -86,18 +86,18 @@ def spots(tmp_path_factory: pytest.TempPathFactory) -> CohortInputs:
 
 @pytest.fixture(scope="module")
 def patients(tmp_path_factory: pytest.TempPathFactory) -> CohortInputs:
-    """Sixty patients with one or two slides of tiles; a third of the tiles carry what expression follows."""
+    """150 patients with one or two slides of tiles; a third of the tiles carry what expression follows."""
     folder = tmp_path_factory.mktemp("patients")
     drawn = np.random.default_rng(3)
     lines, samples, hidden = ["slide,patient,split,grade,report"], [], []
-    for patient in range(60):
+    for patient in range(150):
         signal = drawn.normal(size=WIDTH)
         for slide in range(1 + patient % 2):
             tiles = drawn.normal(size=(12, WIDTH)) * 0.3
             tiles[:4] += signal
             name = f"p{patient}_{slide}.svs"
             save_features(folder / "features", name, tiles, np.arange(24).reshape(12, 2) * 500.0)
-            split = "test" if patient >= 45 else ""
+            split = "test" if patient >= 100 else ""
             lines.append(f"{name},P{patient},{split},{float(signal @ LOADS[0]):.4f},grade {patient % 3}")
         samples.append(f"P{patient}")
         hidden.append(signal)
@@ -158,8 +158,9 @@ def test_shuffled_pairs_teach_nothing(spots: CohortInputs, tmp_path: Path) -> No
 @pytest.mark.parametrize(("objective", "aggregator"), [("direct", "abmil"), ("direct", "topk"), ("joint", "mean")])
 def test_patients_are_learned(patients: CohortInputs, tmp_path: Path, objective: str, aggregator: str) -> None:
     result = run(patients, tmp_path / "p", 25, objective=objective, aggregator=aggregator, genes=8, rate=1.0)
-    assert result["level"] == "patient" and result["samples"]["test"] == 15  # type: ignore[index]
-    assert np.mean([result["genes"][name]["r"] for name in GENES[:5]]) > 0.2  # type: ignore[index]
+    assert result["level"] == "patient" and result["samples"]["test"] == 50  # type: ignore[index]
+    found = np.mean([result["genes"][name]["r"] for name in GENES[:5]])  # type: ignore[index]
+    assert found > 0.2, "what the slides show is predicted"
     again = result_of(evaluate(Tuning.load(str(result["out"])), patients, device="cpu"))
     assert np.isclose(again["mean_r"], result["mean_r"], atol=1e-4)
 
