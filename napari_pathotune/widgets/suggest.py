@@ -1,4 +1,4 @@
-"""Suggest next: the places whose label teaches the most, one after the other, each decided with one key."""
+"""Suggest next: places the tuning is undecided about, one after the other, each decided with one key."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class SuggestPanel(QWidget):
         self.session, self.board = session, board
         self.round: Round | None = None
         self.layer: Any = None
-        self.ask = button("Suggest next", "Find the places whose class would teach the tuning the most.")
+        self.ask = button("Suggest next", "Find places the tuning is undecided about, unlike each other and all that is labelled.")
         self.number = QSpinBox()
         named(self.number, "Number of places", "How many places are suggested at once.")
         self.number.setRange(1, 200)
@@ -101,7 +101,7 @@ class SuggestPanel(QWidget):
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(4)
-        layout.addWidget(heading("Correct it where it can learn most"))
+        layout.addWidget(heading("Correct it where it is undecided"))
         layout.addLayout(top)
         for widget in (self.hint, self.list, self._decide, self.tune_again):
             layout.addWidget(widget)

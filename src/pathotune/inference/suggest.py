@@ -1,4 +1,4 @@
-"""Where on a predicted slide a person's next labels teach the most: uncertain, typical, and unlike what is known."""
+"""Where on a predicted slide a person might label next: uncertain, typical, and unlike what is known."""
 
 from __future__ import annotations
 
