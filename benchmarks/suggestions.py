@@ -10,8 +10,8 @@ seed, number of places and everything else but which places. Tuning is the dock'
 mode, `continue_from` the last. Only the frozen lower blocks of the slide's tiles are computed once and kept.
 
 Over the five seeds of `generated` (12 places a round, the dock's default tuning) suggested places were not ahead of
-random ones: 0.818 against 0.828 after the first round, 0.845 against 0.851 after the second (standard deviations 0.02 to
-0.04; ahead in 2 and 3 of 5).
+random ones: 0.818 against 0.828 after the first round, 0.845 against 0.851 after the second (standard deviations 0.02
+to 0.04; ahead in 2 and 3 of 5).
 
 `generated` has four classes and another slide for every seed; seeds from 101 on were not looked at while the rule of
 choice was made. DIR holds camelyon16 (`wsi/camelyon16_tumor001_mosaic.tiff` with mask and valid: tumour against normal)

@@ -54,7 +54,9 @@ class SuggestPanel(QWidget):
         self.session, self.board = session, board
         self.round: Round | None = None
         self.layer: Any = None
-        self.ask = button("Suggest next", "Find places the tuning is undecided about, unlike each other and all that is labelled.")
+        self.ask = button(
+            "Suggest next", "Find places the tuning is undecided about, unlike each other and what is labelled."
+        )
         self.number = QSpinBox()
         named(self.number, "Number of places", "How many places are suggested at once.")
         self.number.setRange(1, 200)
