@@ -128,7 +128,7 @@ def take_lease(store: Path) -> Lease:
             if not error.is_here or error.pid == os.getpid() or time.monotonic() > until:
                 raise
             time.sleep(0.05)
-        except FileNotFoundError as error:  # the last lease's owner took the empty folder away
+        except (FileNotFoundError, FileExistsError) as error:  # the last lease's owner took the empty folder away
             if time.monotonic() > until:
                 raise _refused(store, error) from error
         except OSError as error:
