@@ -89,7 +89,21 @@ class Lease:
             found = _read(self._path, 0)
             if found is not None and found.token == self._token:
                 self._path.unlink()
-            self._path.parent.rmdir()  # where it was the last
+            _tidy(self._path.parent)
+
+
+def _tidy(folder: Path) -> None:
+    """Take the folder away where nobody works in it any more.
+
+    A process that died between the end of a slide and giving its lease back leaves one that nobody supersedes, as the
+    slide is done. Removing a dead one under the hands of somebody who is superseding it is no more than its owner's
+    own giving back at that moment: `_try` looks again after it made its own.
+    """
+    for name in os.listdir(folder):
+        found = _read(folder / name, 0)
+        if found is not None and _is_dead_here(found):
+            found.path.unlink(missing_ok=True)
+    folder.rmdir()  # where nobody else is in it
 
 
 @contextlib.contextmanager
@@ -214,7 +228,7 @@ def _read(path: Path, number: int) -> _Found | None:
 def _is_stale(found: _Found, now_ns: int) -> bool:
     """Whether the process of a lease is gone."""
     if found.document.get("machine") == machine():
-        return not still_runs(found.document.get("process") or {}, found.mtime_ns / 1e9)
+        return _is_dead_here(found)
     if now_ns - found.mtime_ns > FORGOTTEN_S * 1e9:
         return True
     state, now = (found.token, found.mtime_ns), time.monotonic()
@@ -224,6 +238,12 @@ def _is_stale(found: _Found, now_ns: int) -> bool:
             since = now
         _SEEN[found.path] = (state, since)
     return now - since > STALE_S
+
+
+def _is_dead_here(found: _Found) -> bool:
+    """Whether it is a lease of this computer whose process is gone."""
+    here = found.document.get("machine") == machine()
+    return here and not still_runs(found.document.get("process") or {}, found.mtime_ns / 1e9)
 
 
 def machine() -> str:

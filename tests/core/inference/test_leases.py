@@ -77,21 +77,43 @@ def test_of_many_at_once_one_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert most == [1] * 12
 
 
-def test_that_of_a_killed_process_here_is_taken_over_at_once(tmp_path: Path) -> None:
-    store = tmp_path / "a.zarr"
+def holder(store: Path) -> subprocess.Popen[str]:
+    """Another process of this computer that holds the lease of a store."""
     script = (
         "import sys,time,pathlib; from pathotune.inference.leases import take_lease;"
         "take_lease(pathlib.Path(sys.argv[1])); print('held', flush=True); time.sleep(60)"
     )
     process = subprocess.Popen([sys.executable, "-c", script, str(store)], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None and process.stdout.readline() == "held\n"
-    with pytest.raises(StoreBusy, match=str(process.pid)):
-        take_lease(store)
+    return process
+
+
+def kill(process: subprocess.Popen[str]) -> None:
     process.kill()
     process.wait()
+    assert process.stdout is not None
     process.stdout.close()
+
+
+def test_that_of_a_killed_process_here_is_taken_over_at_once(tmp_path: Path) -> None:
+    store = tmp_path / "a.zarr"
+    process = holder(store)
+    with pytest.raises(StoreBusy, match=str(process.pid)):
+        take_lease(store)
+    kill(process)
     with leased(store):
         assert len(list((tmp_path / FOLDER).iterdir())) == 1
+
+
+def test_what_a_killed_process_left_at_a_store_that_is_done_goes_with_the_last_lease(tmp_path: Path) -> None:
+    process = holder(tmp_path / "done.zarr")
+    with leased(tmp_path / "b.zarr"):
+        pass
+    assert (tmp_path / FOLDER).exists(), "it lives, so its lease stays"
+    kill(process)
+    with leased(tmp_path / "b.zarr"):
+        pass
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_that_of_another_computer_is_watched_whatever_its_clock_says(
