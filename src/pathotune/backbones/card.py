@@ -148,7 +148,8 @@ class BackboneCard:
         from pathotune.tiles.tileset import Reading
 
         image_px = self.image_size or 224
-        return Reading(mpp=self.mpp or MPP_WHERE_NONE_IS_STATED, tile_px=self.tile_px or image_px, image_px=image_px)
+        mpp = self.mpp or MPP_WHERE_NONE_IS_STATED
+        return Reading(mpp=mpp, tile_px=self.tile_px or image_px, image_px=image_px, decode="reduced")
 
 
 def card_folder() -> Path:

@@ -50,11 +50,15 @@ class Pyramid:
         self._source, self._color = source, color
         self._owner = next(_owners)
         self.planes = plan(source)
+        self._reduced: dict[tuple[int, int], Plane] = {}
         self.plane_of_level = [self.planes.index(plane) for plane in self.planes if plane.level is not None]
 
-    def region(self, plane_index: int, x: int, y: int, width: int, height: int) -> Pixels:
-        """Pixels (height, width, 3) of a box in that plane's own pixels; white outside."""
-        plane = self.planes[plane_index]
+    def region(self, plane_index: int, x: int, y: int, width: int, height: int, factor: int = 1) -> Pixels:
+        """Pixels (height, width, 3) of a box in that plane's own pixels; white outside.
+
+        With a `factor` of 2, 4 or 8 in pixels that are so many times larger, decoded at that size where the file can.
+        """
+        plane = self.planes[plane_index] if factor == 1 else self._reduced_plane(plane_index, factor)
         inside = x >= 0 and y >= 0 and x + width <= plane.width and y + height <= plane.height
         out = np.empty((height, width, 3), np.uint8) if inside else np.full((height, width, 3), 255, np.uint8)
         block_width, block_height = plane.block_width, plane.block_height
@@ -68,7 +72,7 @@ class Pyramid:
             for column in range(left // block_width, (right - 1) // block_width + 1):
                 x0 = column * block_width
                 first, last = max(x0, left), min(x0 + block_width, right)
-                block = self._block(plane_index, row, column)
+                block = self._block(plane_index, row, column, factor)
                 out[upper - y : lower - y, first - x : last - x] = block[
                     upper - y0 : lower - y0, first - x0 : last - x0
                 ]
@@ -78,7 +82,10 @@ class Pyramid:
         """Forget this slide's blocks."""
         BLOCKS.drop(self._owner)
 
-    def _block(self, plane_index: int, row: int, column: int) -> Pixels:
+    def _block(self, plane_index: int, row: int, column: int, factor: int = 1) -> Pixels:
+        if factor > 1:
+            key = (self._owner, plane_index, row, column, factor)
+            return BLOCKS.get(key, lambda: self._made_smaller(plane_index, row, column, factor))
         make = self._from_file if self.planes[plane_index].level is not None else self._halved
         return BLOCKS.get((self._owner, plane_index, row, column), lambda: make(plane_index, row, column))
 
@@ -86,6 +93,38 @@ class Pyramid:
         level = self.planes[plane_index].level
         pixels = self._source.block(level or 0, row, column)
         return self._color(pixels) if self._color else pixels
+
+    def _reduced_plane(self, plane_index: int, factor: int) -> Plane:
+        """The plane as it is when decoded at 1/`factor`; its blocks are those of the file where they divide evenly."""
+        plane = self._reduced.get((plane_index, factor))
+        if plane is None:
+            full = self.planes[plane_index]
+            block = full.block_width, full.block_height
+            if any(side % factor for side in block):
+                block = factor * full.block_width, factor * full.block_height
+            plane = Plane(
+                full.width // factor,
+                full.height // factor,
+                full.downsample * factor,
+                block[0] // factor,
+                block[1] // factor,
+                full.level,
+            )
+            self._reduced[plane_index, factor] = plane
+        return plane
+
+    def _made_smaller(self, plane_index: int, row: int, column: int, factor: int) -> Pixels:
+        """A block of a reduced plane, by the file's own coding or from whole pixels."""
+        plane, level = self._reduced_plane(plane_index, factor), self.planes[plane_index].level
+        x, y = column * plane.block_width, row * plane.block_height
+        width, height = min(plane.block_width, plane.width - x), min(plane.block_height, plane.height - y)
+        if level is not None and (pixels := self._source.reduced_block(level, row, column, factor)) is not None:
+            cut = np.ascontiguousarray(pixels[:height, :width])
+            return self._color(cut) if self._color else cut
+        pixels = self.region(plane_index, factor * x, factor * y, factor * width, factor * height)
+        while factor > 1:
+            pixels, factor = halve(pixels), factor // 2
+        return pixels
 
     def _halved(self, plane_index: int, row: int, column: int) -> Pixels:
         plane = self.planes[plane_index]

@@ -22,6 +22,9 @@ from pathotune.slides.source import Level, Pixels, Source
 if TYPE_CHECKING:
     import dask.array as da
 
+REDUCTIONS = (1, 2, 4, 8)
+"""How many times smaller pixels can be decoded than they are stored."""
+
 
 class _Lease:
     """An open source and how many slides use it: the last one to close it gives the file back."""
@@ -101,13 +104,15 @@ class Slide:
         """The name of the embedded colour profile."""
         return profile_name(self._lease.source.facts.icc)
 
-    def read(self, x: int, y: int, width: int, height: int, level: int = 0) -> Pixels:
+    def read(self, x: int, y: int, width: int, height: int, level: int = 0, reduce: int = 1) -> Pixels:
         """Pixels of a box.
 
         Parameters
         ----------
-        x, y, width, height : the box in pixels of that level; outside the slide it is white.
+        x, y, width, height : the box in pixels of that level (or in those `reduce` times larger); outside the slide it
+            is white.
         level : index into `levels`.
+        reduce : 1, or 2, 4 or 8 for pixels that are so many times larger than the level's, decoded at that size.
 
         Returns
         -------
@@ -121,12 +126,14 @@ class Slide:
             raise UsageError(f"{self.name} has the levels 0 to {len(self.levels) - 1}; there is no level {level}.")
         if width < 0 or height < 0:
             raise UsageError(f"A box of {width} × {height} pixels cannot be read.")
-        return self._region(self._planes.plane_of_level[level], int(x), int(y), int(width), int(height))
+        if reduce not in REDUCTIONS:
+            raise UsageError(f"Pixels are read at 1/{', 1/'.join(map(str, REDUCTIONS))} of their size, not 1/{reduce}.")
+        return self._region(self._planes.plane_of_level[level], int(x), int(y), int(width), int(height), reduce)
 
-    def _region(self, plane: int, x: int, y: int, width: int, height: int) -> Pixels:
+    def _region(self, plane: int, x: int, y: int, width: int, height: int, reduce: int = 1) -> Pixels:
         source = self._source
         try:
-            return self._planes.region(plane, x, y, width, height)
+            return self._planes.region(plane, x, y, width, height, reduce)
         except SlideUnreadable:
             raise
         except Exception as error:  # any of the decoders, each with its own errors

@@ -82,6 +82,11 @@ class Source(ABC):
     def block(self, level: int, row: int, column: int) -> Pixels:
         """One block as (height, width, 3) uint8, cut to the level's size."""
 
+    def reduced_block(self, level: int, row: int, column: int, factor: int) -> Pixels | None:
+        """One block at 1/`factor` (2, 4 or 8) of its size, whole where it reaches over the level's edge; None where the
+        file's coding has no quick way to that."""
+        return None
+
     @abstractmethod
     def associated_image(self, name: str) -> Pixels:
         """A label, macro or thumbnail picture as (height, width, 3) uint8."""

@@ -79,6 +79,10 @@ class TiffSource(Source):
         """One tile, or one band of strips."""
         return self._readers[level].block(row, column)
 
+    def reduced_block(self, level: int, row: int, column: int, factor: int) -> Pixels | None:
+        """One tile decoded at 1/`factor` of its size, where it is JPEG."""
+        return self._readers[level].reduced_block(row, column, factor)
+
     def associated_image(self, name: str) -> Pixels:
         """A series beside the slide's own, as RGB; raises ValueError where it is no 8-bit picture."""
         pixels = np.squeeze(np.asarray(self._others[name].asarray()))

@@ -17,6 +17,7 @@ from pathotune.slides.tiffchain import COPY_AGAIN
 BAND_BYTES = 4 * 2**20
 LARGEST_STRIP_BYTES = 256 * 2**20
 JPEG_CODECS = (6, 7, 34892, 33007)
+BASELINE_JPEG = 7
 APERIO_YCBCR = 33003
 RGB, YCBCR = 2, 6
 BRIGHTFIELD = "pathotune reads brightfield slides, 8 bit red-green-blue."
@@ -73,6 +74,8 @@ class PageReader:
             rows = rows if self._is_raw else self._strip * max(1, rows // self._strip)
             self.block_size = self.width, min(rows, self.height)
         self._across = math.ceil(self.width / self.block_size[0])
+        can_reduce = frame.is_tiled and int(frame.compression) == BASELINE_JPEG and self._planes == 1 and samples == 3
+        self._jpeg_start = _jpeg_start(frame, page.jpegtables) if can_reduce and not frame.jpegheader else None
         self._segments = len(self._offsets) // self._planes
 
     def block(self, row: int, column: int) -> Pixels:
@@ -90,6 +93,23 @@ class PageReader:
             out[y : y + rows] = self._segment(first + y // self._strip, rows, width)
         return out
 
+    def reduced_block(self, row: int, column: int, factor: int) -> Pixels | None:
+        """One tile at 1/`factor` of its size by JPEG's own scaling, padding included; None where that cannot be."""
+        index, (width, height) = row * self._across + column, self.block_size
+        if self._jpeg_start is None or width % factor or height % factor or not self._counts[index]:
+            return None
+        import simplejpeg
+
+        pixels: Pixels = simplejpeg.decode_jpeg(
+            self._jpeg_start + self._data(index)[2:],
+            "RGB",
+            min_height=height // factor,
+            min_width=width // factor,
+            min_factor=factor,
+            strict=False,
+        )
+        return pixels if pixels.shape[:2] == (height // factor, width // factor) else None
+
     def _rows(self, first: int, count: int) -> Pixels:
         data = self._file.at(self._offsets[0] + first * self._row_bytes, count * self._row_bytes)
         return np.ascontiguousarray(on_white(np.frombuffer(data, np.uint8).reshape(count, self.width, -1)))
@@ -103,13 +123,25 @@ class PageReader:
         return np.ascontiguousarray(on_white(pixels[:height, :width]))
 
     def _decoded(self, index: int) -> Any:
-        offset, count = self._offsets[index], self._counts[index]
-        if not count:
+        if not self._counts[index]:
             return None
-        data = self._file.at(offset, count)
-        if len(data) < count:
+        return self._decode(self._data(index), index, **self._options)[0][0]
+
+    def _data(self, index: int) -> bytes:
+        data = self._file.at(self._offsets[index], self._counts[index])
+        if len(data) < self._counts[index]:
             raise ValueError(f"the file ends inside tile {index}")
-        return self._decode(data, index, **self._options)[0][0]
+        return data
+
+
+def _jpeg_start(frame: Any, tables: bytes | None) -> bytes:
+    """What a tile's JPEG stream begins with: the page's shared tables, and how colours are stored.
+
+    The tiles themselves do not say whether they are RGB or YCbCr; the TIFF does, and decoders believe Adobe's marker.
+    """
+    is_ycbcr = int(frame.photometric) == YCBCR
+    adobe = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00" + bytes([is_ycbcr])
+    return b"\xff\xd8" + adobe + (tables[2:-2] if tables else b"")
 
 
 def is_plain(page: Any) -> bool:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pathotune.errors import UsageError
+from pathotune.slides.slide import REDUCTIONS
 from pathotune.tiles.tileset import Reading
 
 if TYPE_CHECKING:
@@ -46,9 +47,11 @@ class Placed(Protocol):
 
 @dataclass(frozen=True)
 class _Window:
-    """How tiles map to one level: side lengths in its pixels, and the pixels around a tile the filter looks at."""
+    """How tiles map to one level, decoded at 1/`reduce`: side lengths in those pixels, and the pixels around a tile the
+    filter looks at."""
 
     level: int
+    reduce: int
     downsample: float
     width: float
     height: float
@@ -60,7 +63,8 @@ class _Window:
 class TileReader:
     """Reads tiles of one slide as the reading says.
 
-    The level is the coarsest one not coarser than the image's pixels (`LEVEL_RULE`, within 1 %). The tile's exact, in
+    The level is the coarsest one not coarser than the image's pixels (`LEVEL_RULE`, within 1 %), decoded at a half, a
+    quarter or an eighth of its size where the reading allows it and that is still not coarser. The tile's exact, in
     general fractional box is resampled from it with an antialiasing filter that sees the pixels around the tile too, so
     neighbours fit together and the result does not depend on which levels the file has. Where a tile's side is
     `image_px` of the level's pixels to within half a pixel and 0.3 %, the pixels are taken as they are, as
@@ -102,12 +106,15 @@ class TileReader:
         wanted = min(side / self.reading.image_px for side in self.tile_px0)
         allowed = [index for index, level in enumerate(self.slide.levels) if level.downsample <= wanted * TOLERANCE]
         index = max(allowed, key=lambda number: self.slide.levels[number].downsample, default=0)
-        downsample = self.slide.levels[index].downsample
+        downsample, reduce = self.slide.levels[index].downsample, 1
+        if self.reading.decode == "reduced":
+            reduce = max(factor for factor in REDUCTIONS if factor == 1 or downsample * factor <= wanted * TOLERANCE)
+            downsample *= reduce
         width, height = (side / downsample for side in self.tile_px0)
         size, support = self.reading.image_px, SUPPORT[self.reading.filter]
         is_plain = all(abs(side - size) < min(0.5, PLAIN * size) for side in (width, height))
         margins = [0 if is_plain else int(np.ceil(support * max(side / size, 1.0))) + 1 for side in (width, height)]
-        return _Window(index, downsample, width, height, margins[0], margins[1], is_plain)
+        return _Window(index, reduce, downsample, width, height, margins[0], margins[1], is_plain)
 
     # --- a few tiles now -----------------------------------------------------------------------------------------
 
@@ -210,7 +217,9 @@ class TileReader:
         size = self.reading.image_px
         columns, row = np.floor(left + 0.5).astype(int), int(np.floor(top + 0.5))
         first = int(columns.min())
-        strip = self.slide.read(first, row, int(columns.max()) - first + size, size, self._window.level)
+        strip = self.slide.read(
+            first, row, int(columns.max()) - first + size, size, self._window.level, self._window.reduce
+        )
         for index, column in zip(members.tolist(), (columns - first).tolist(), strict=True):
             out[index] = strip[:, column : column + size]
 
@@ -221,7 +230,7 @@ class TileReader:
         x0, y0 = int(np.floor(left.min())) - window.margin_x, int(np.floor(top)) - window.margin_y
         x1 = int(np.ceil(left.max() + window.width)) + window.margin_x
         y1 = int(np.ceil(top + window.height)) + window.margin_y
-        strip = Image.fromarray(self.slide.read(x0, y0, x1 - x0, y1 - y0, window.level))
+        strip = Image.fromarray(self.slide.read(x0, y0, x1 - x0, y1 - y0, window.level, window.reduce))
         method = Image.Resampling[self.reading.filter.upper()]
         upper = top - y0
         for index, x in zip(members.tolist(), (left - x0).tolist(), strict=True):

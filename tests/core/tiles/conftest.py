@@ -55,17 +55,17 @@ class FormulaSlide:
             raise MissingPixelSize(self.path)
         return self.mpp
 
-    def read(self, x: int, y: int, width: int, height: int, level: int = 0) -> NDArray[np.uint8]:
+    def read(self, x: int, y: int, width: int, height: int, level: int = 0, reduce: int = 1) -> NDArray[np.uint8]:
         with self._lock:
             self.reads.append((x, y, width, height, level))
         time.sleep(self.delay)
         if self.fails is not None and len(self.reads) > 3:
             raise self.fails
-        ratio = self.levels[level].downsample
+        ratio = self.levels[level].downsample * reduce
         columns, rows = np.arange(x, x + width), np.arange(y, y + height)
         pixels = self.formula((columns[None, :] + 0.5) * ratio, (rows[:, None] + 0.5) * ratio)
-        outside_x = (columns < 0) | (columns >= self.levels[level].width)
-        outside_y = (rows < 0) | (rows >= self.levels[level].height)
+        outside_x = (columns < 0) | (columns >= self.levels[level].width // reduce)
+        outside_y = (rows < 0) | (rows >= self.levels[level].height // reduce)
         pixels = np.where((outside_x[None, :] | outside_y[:, None])[..., None], 255, pixels)
         return np.clip(np.round(pixels), 0, 255).astype(np.uint8)
 

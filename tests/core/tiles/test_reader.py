@@ -18,12 +18,13 @@ def waves(x, y):
     return np.stack([value, 255 - value, 0 * value + 90], axis=-1)
 
 
+@pytest.mark.parametrize("decode", ["full", "reduced"])
 @pytest.mark.parametrize("filter_name", ["bilinear", "bicubic", "lanczos"])
 @pytest.mark.parametrize("downsamples", [(1.0,), (1.0, 2.0, 4.0), (1.0, 3.17, 9.6)])
 @pytest.mark.parametrize("mpp", [(0.5, 0.5), (0.25, 0.25), (0.73, 0.73), (0.31, 0.27)])
-def test_a_tile_is_where_it_says_to_a_fraction_of_a_pixel(formula_slide, mpp, downsamples, filter_name):
+def test_a_tile_is_where_it_says_to_a_fraction_of_a_pixel(formula_slide, mpp, downsamples, filter_name, decode):
     slide = formula_slide(250, 250, mpp, downsamples)
-    reading = Reading(mpp=0.61, tile_px=24, image_px=18, filter=filter_name)
+    reading = Reading(mpp=0.61, tile_px=24, image_px=18, filter=filter_name, decode=decode)
     width, height = reading.tile_px0(slide)
     rng = np.random.default_rng(0)
     x, y = rng.uniform(20, 240 - width - 20, 12), rng.uniform(20, 240 - height - 20, 12)
@@ -54,14 +55,24 @@ def test_the_coarsest_level_that_is_fine_enough_is_read(formula_slide):
     assert levels == {0.2: 0, 0.25: 0, 0.5: 1, 0.7: 1, 1.0: 2, 1.9: 2, 9.0: 3}
 
 
-def test_tiles_do_not_depend_on_the_levels_the_file_has(formula_slide):
-    reading = Reading(mpp=2.1, tile_px=48, image_px=48)
+@pytest.mark.parametrize("decode", ["full", "reduced"])
+def test_tiles_do_not_depend_on_the_levels_the_file_has(formula_slide, decode):
+    reading = Reading(mpp=2.1, tile_px=48, image_px=48, decode=decode)
     pictures = []
     for downsamples in ((1.0,), (1.0, 2.0), (1.0, 2.0, 4.0), (1.0, 3.17)):
         slide = formula_slide(1200, 1200, (0.5, 0.5), downsamples, formula=waves)
         pictures.append(TileReader(slide, reading).read_at([101.7, 455.5], [222.2, 610.1]).astype(float))
     for picture in pictures[1:]:
         assert np.abs(picture - pictures[0]).mean() < 1.0
+
+
+def test_a_reduced_reading_decodes_no_more_than_it_needs(formula_slide):
+    slide = formula_slide(4000, 4000, (0.25, 0.25), (1.0, 4.0))
+    chosen = {}
+    for mpp in (0.25, 0.4, 0.5, 0.9, 1.0, 2.0, 30.0):
+        window = TileReader(slide, Reading(mpp, 112, 112, decode="reduced"))._window
+        chosen[mpp] = window.level, window.reduce
+    assert chosen == {0.25: (0, 1), 0.4: (0, 1), 0.5: (0, 2), 0.9: (0, 2), 1.0: (1, 1), 2.0: (1, 2), 30.0: (1, 8)}
 
 
 def test_neighbours_fit_together_without_a_seam(formula_slide):

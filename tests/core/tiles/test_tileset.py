@@ -12,10 +12,12 @@ from pathotune.tiles import LEVEL_RULE, Reading, TileSet
 
 
 def test_a_reading_survives_json():
-    reading = Reading(mpp=0.5, tile_px=256, image_px=224, filter="lanczos", icc=True, stain="macenko")
+    reading = Reading(mpp=0.5, tile_px=256, image_px=224, filter="lanczos", icc=True, stain="macenko", decode="reduced")
     data = json.loads(json.dumps(reading.to_dict()))
     assert Reading.from_dict(data) == reading
     assert data["level_rule"] == LEVEL_RULE
+    del data["decode"]
+    assert Reading.from_dict(data).decode == "full", "as it was before there was a choice"
 
 
 def test_sizes_follow_from_each_other():
@@ -26,7 +28,15 @@ def test_sizes_follow_from_each_other():
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"mpp": 0}, {"mpp": float("nan")}, {"tile_px": 0}, {"image_px": -1}, {"filter": "nearest"}, {"stain": "vahadane"}],
+    [
+        {"mpp": 0},
+        {"mpp": float("nan")},
+        {"tile_px": 0},
+        {"image_px": -1},
+        {"filter": "nearest"},
+        {"stain": "vahadane"},
+        {"decode": "half"},
+    ],
 )
 def test_nonsense_is_refused_with_the_value(wrong):
     (value,) = wrong.values()
