@@ -6,20 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-# For what is dropped on the window while it is open; the person's own choices are left alone.
-PATTERNS = (
-    "*.svs",
-    "*.ndpi",
-    "*.scn",
-    "*.bif",
-    "*.mrxs",
-    "*.vms",
-    "*.vmu",
-    "*.svslide",
-    "*.tif",
-    "*.tiff",
-    "*.geojson",
-)
+from napari_pathotune.reader_choice import OurReaderPreferred
 
 
 def check_napari() -> None:
@@ -78,24 +65,3 @@ def folder_of_slides(paths: Iterable[Path]) -> Path | None:
     if len(found) == 1 and found[0].is_dir() and not is_ours(found[0]):
         return found[0]
     return None
-
-
-class OurReaderPreferred:
-    """While this is open, napari takes our reader for slides without asking; the person's own choices stay."""
-
-    def __enter__(self) -> None:
-        from napari.settings import get_settings
-
-        self._plugins = get_settings().plugins
-        chosen = self._plugins.extension2reader
-        self._added = {pattern: "pathotune" for pattern in PATTERNS if pattern not in chosen}
-        self._plugins.extension2reader = {**chosen, **self._added}
-
-    def __exit__(self, *problem: object) -> None:
-        kept = self._plugins.extension2reader
-        # Asked again: what the person set in the meantime stays hers.
-        self._plugins.extension2reader = {
-            pattern: reader
-            for pattern, reader in kept.items()
-            if not (pattern in self._added and reader == "pathotune")
-        }

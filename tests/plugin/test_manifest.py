@@ -57,6 +57,43 @@ def test_everyday_pictures_are_left_to_napari(manifest: npe2.PluginManifest) -> 
     assert not patterns & {"*.png", "*.jpg", "*.jpeg", "*"}
 
 
+def test_menus_lead_to_every_widget_and_to_the_choice_of_reader(manifest: npe2.PluginManifest) -> None:
+    in_menus = {item.command for items in manifest.contributions.menus.values() for item in items}
+    assert {widget.command for widget in manifest.contributions.widgets} <= in_menus
+    assert {"pathotune.prefer_our_reader", "pathotune.leave_to_napari"} <= in_menus
+    constants = pytest.importorskip("napari._app_model.constants._menus")
+    assert all(constants.is_menu_contributable(menu) for menu in manifest.contributions.menus)
+
+
+def test_the_command_palette_offers_what_can_be_done_without_a_path(manifest: npe2.PluginManifest) -> None:
+    from napari.plugins._npe2 import _npe2_manifest_to_actions
+
+    offered = {
+        action.id: action.enablement is None or action.enablement.eval({})
+        for action in _npe2_manifest_to_actions(manifest)[0]
+    }
+    called_with_a_path = {reader.command for reader in manifest.contributions.readers}
+    called_with_a_path |= {writer.command for writer in manifest.contributions.writers}
+    assert {name for name, is_offered in offered.items() if not is_offered} == called_with_a_path
+    assert {name for name, is_offered in offered.items() if is_offered} == {
+        "pathotune.prefer_our_reader",
+        "pathotune.leave_to_napari",
+    }
+
+
+def test_the_hub_finds_what_it_shows(manifest: npe2.PluginManifest) -> None:
+    about = distribution("pathotune").metadata
+    classifiers = about.get_all("Classifier")
+    assert "Framework :: napari" in classifiers
+    assert any(line.startswith("Operating System ::") for line in classifiers)
+    assert sum(line.startswith("Programming Language :: Python :: 3.") for line in classifiers) >= 2
+    assert 20 < len(about["Summary"]) < 200 and about["Requires-Python"] and about["License-Expression"]
+    addresses = {line.split(",")[0] for line in about.get_all("Project-URL")}
+    assert {"Documentation", "Source"} <= addresses
+    assert manifest.display_name == "PathoTune" and manifest.visibility == "public"
+    assert manifest.categories, "checked against the hub's own list when the manifest is read"
+
+
 def test_import_and_first_form_are_light() -> None:
     code = (
         "import sys\n"

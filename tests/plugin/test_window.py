@@ -205,19 +205,3 @@ def test_a_folder_is_stepped_through(window: Any, slide_path: Path, tmp_path: Pa
     assert [layer.name for layer in window.layers] == ["b.tiff"] and not slides.forward.isEnabled()
     slides.step(1)
     assert [layer.name for layer in window.layers] == ["b.tiff"], "the end is the end"
-
-
-def test_our_reader_is_preferred_while_the_window_is_open_only() -> None:
-    from napari.settings import get_settings
-
-    from napari_pathotune.window import OurReaderPreferred
-
-    plugins = get_settings().plugins
-    before = dict(plugins.extension2reader)
-    plugins.extension2reader = {**before, "*.tif": "napari"}
-    try:
-        with OurReaderPreferred():
-            assert plugins.extension2reader["*.svs"] == "pathotune" and plugins.extension2reader["*.tif"] == "napari"
-        assert plugins.extension2reader == {**before, "*.tif": "napari"}
-    finally:
-        plugins.extension2reader = before
