@@ -69,6 +69,9 @@ def evaluate(
     model = build_model(tuning, loaded.to(chosen))
     examples = yield from _gather(tuning, sources, map_classes)
     with contextlib.closing(examples):
+        learned_from = sorted(set(examples.slides) & set(tuning.training.get("slides") or ()))
+        if learned_from:
+            yield Note(_known(learned_from, len(examples.slides)), "warning")
         probabilities = yield from _predict(model, loaded, examples, chosen, precision)
         groups = examples.groups.tolist()
         report = classification_report(probabilities, examples.labels, tuning.class_names, groups=groups)
@@ -77,12 +80,22 @@ def evaluate(
             **report,
             "classes": list(tuning.class_names),
             "tiles_per_class": examples.tiles_per_class(),
+            "learned_from": learned_from,
             "tuning": tuning.name,
             "method": tuning.method,
             "backbone": tuning.backbone["name"],
             "device": chosen,
             "seconds": round(time.monotonic() - started, 2),
         }
+    )
+
+
+def _known(slides: Sequence[str], count: int) -> str:
+    """The sentence on slides that the tuning knows already; they are called by their pseudonyms, as on its card."""
+    which = "This slide" if count == 1 else f"{', '.join(slides)} of the {count} slides"
+    return (
+        f"{which} took part in the tuning, so the scores say how well it remembers, and not what it does elsewhere. "
+        "Judge on slides of other patients."
     )
 
 

@@ -44,6 +44,17 @@ def test_the_validation_score_comes_back_on_the_validation_tiles(tuned):
     assert abs(whole["accuracy"] - tuning.training["metrics"]["accuracy"]) < 0.2
 
 
+def test_a_slide_that_was_learned_from_is_named(tuned):
+    _, path, one, other = tuned
+    *events, last = evaluate(path, [one])
+    said = [event.text for event in events if isinstance(event, Note) and event.level == "warning"]
+    assert any("took part in the tuning" in text for text in said) and len(last.result["learned_from"]) == 1
+    assert last.result["learned_from"] == list(Tuning.load(path).training["slides"])
+    *events, last = evaluate(path, [other])
+    assert last.result["learned_from"] == []
+    assert not any("took part" in event.text for event in events if isinstance(event, Note))
+
+
 def test_classes_the_tuning_does_not_know_are_left_out_with_a_word(tuned):
     _, path, _, other = tuned
     events = list(evaluate(path, [other], map_classes={"pale": "fat"}))

@@ -137,6 +137,8 @@ def test_attribute_says_where_it_comes_from(
     assert attributes["identity"]["tuning"] == tuning.fingerprint
     assert attributes["identity"]["precision"] == "float32"
     assert attributes["slide"]["mpp"] == pytest.approx([0.25, 0.25]) and attributes["slide"]["mpp_source"]
+    assert attributes["slide"]["reader"] == "tiffslide" and attributes["slide"]["icc"] == "as stored"
+    assert "batch_size" in attributes["job"]["arguments"] and attributes["device"] == "cpu"
     assert attributes["state"] == "complete" and attributes["seconds"] > 0
     assert attributes["tiles_done"] == result["tiles"] and attributes["versions"]["pathotune"]
     assert all(shard["state"] == "done" for shard in attributes["shards"].values())
