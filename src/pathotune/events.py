@@ -23,7 +23,7 @@ class Note(Event):
 
 @dataclass(frozen=True)
 class Step(Event):
-    """Progress inside one phase of the work, in `unit`s.
+    """Progress inside one phase of the work, counted in `unit`.
 
     `rate` is units per second and `seconds_left` an estimate; both None while unknown.
     """

@@ -23,6 +23,9 @@ def backbones(
     available: Annotated[
         bool, typer.Option("--available", help="Only those that can be used here without a download.")
     ] = False,
+    commercial: Annotated[
+        bool, typer.Option("--commercial", help="Only those whose licence is known to allow commercial use.")
+    ] = False,
     check: Annotated[
         str | None,
         typer.Option("--check", metavar="NAME", help="Load one strictly and compare it with its authors' own way."),
@@ -48,6 +51,8 @@ def backbones(
     facts = [card.facts() for card in all_cards()]
     if available:
         facts = [row for row in facts if row["available"]]
+    if commercial:
+        facts = [row for row in facts if row["non_commercial"] is False]
     if as_json:
         print_json(facts)
         return

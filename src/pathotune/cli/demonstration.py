@@ -11,10 +11,12 @@ import typer
 
 from pathotune.cli.terminal import JsonOption, QuietOption, VerboseOption, follow, print_json, say, set_loudness
 
+EXAMPLE = "Example: pathotune demo --out demo --no-show"
+
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("demo")(demo)
+    app.command("demo", epilog=EXAMPLE)(demo)
 
 
 def demo(
@@ -31,10 +33,7 @@ def demo(
     verbose: VerboseOption = 0,
     quiet: QuietOption = False,
 ) -> None:
-    """Tune on one generated slide, predict and judge another, and write a report. No download, no GPU needed.
-
-    Example: pathotune demo --out demo
-    """
+    """Tune on one generated slide, predict and judge another, and write a report. No download, no GPU needed."""
     from pathotune.demo import DemoConfig, run_demo
 
     set_loudness(verbose, quiet)

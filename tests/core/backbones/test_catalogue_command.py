@@ -30,6 +30,14 @@ def test_json_is_the_whole_of_stdout(capsys: pytest.CaptureFixture[str]) -> None
     assert [card["name"] for card in json.loads(out)] == ["pathotune-tiny", "small-slide"]
 
 
+def test_only_those_whose_licence_allows_commercial_use(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "backbones", "--commercial", "--json")
+    cards = {card["name"]: card for card in json.loads(out)}
+    assert code == 0 and "pathotune-tiny" in cards and "uni" not in cards and "conch" not in cards
+    assert all(card["non_commercial"] is False and card["licence"] for card in cards.values())
+    assert len(cards) < len(backbone_names())
+
+
 def test_people_get_a_table_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = run(capsys, "backbones")
     assert (code, out) == (0, "")

@@ -1,0 +1,51 @@
+"""How Sphinx builds the site: `tox run -e docs`, or `python -m sphinx -W --keep-going docs out/site`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+DOCS = Path(__file__).resolve().parent
+sys.path.insert(0, str(DOCS))
+
+project = "pathotune"
+author = "The pathotune founders"
+project_copyright = "The pathotune founders. Research use only, not for diagnosis"
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+exclude_patterns = ["pictures", "**/.ipynb_checkpoints"]
+html_theme = "furo"
+html_title = "pathotune"
+html_show_sphinx = False
+html_static_path: list[str] = []
+
+# Headings get the anchors that a repository's own page gives them, so that one link works on both.
+myst_heading_anchors = 4
+myst_enable_extensions = ["colon_fence"]
+myst_links_external_new_tab = False
+# The notebook lies here without its results and is run anew with every build.
+nb_execution_mode = "force"
+nb_execution_timeout = 300
+nb_execution_raise_on_error = True
+nb_execution_show_tb = True
+nb_merge_streams = True
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_typehints_format = "short"
+napoleon_google_docstring = False
+napoleon_use_rtype = False
+
+
+def fill_page(app: Any, name: str, source: list[str]) -> None:
+    """Put commands, settings and errors into their pages as the code has them, and every page into the contents."""
+    from generated_parts import fill, reached
+
+    source[0] = fill(source[0])
+    if name == "index":
+        source[0] = reached(source[0], DOCS)
+
+
+def setup(app: Any) -> None:
+    """Called by Sphinx."""
+    app.connect("source-read", fill_page)
