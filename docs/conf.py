@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ html_theme = "furo"
 html_title = "pathotune"
 html_show_sphinx = False
 html_static_path: list[str] = []
+# "--check" is an option, not a dash.
+smartquotes = False
 
 # Headings get the anchors that a repository's own page gives them, so that one link works on both.
 myst_heading_anchors = 4
@@ -46,6 +49,22 @@ def fill_page(app: Any, name: str, source: list[str]) -> None:
         source[0] = reached(source[0], DOCS)
 
 
+def part_names(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Docstrings say "name : what it is" in one line, where numpydoc has a type there: part the two."""
+    section, indent = "", 0
+    parted: list[str] = []
+    for number, line in enumerate(lines):
+        if number + 1 < len(lines) and re.fullmatch(r"\s*-{3,}\s*", lines[number + 1]):
+            section, indent = line.strip(), len(line) - len(line.lstrip())
+        found = re.fullmatch(r"(\s*)([\w.*, ]+?) : (.+)", line)
+        if section in ("Parameters", "Attributes", "Raises") and found and len(found[1]) == indent:
+            parted += [found[1] + found[2], f"{found[1]}    {found[3]}"]
+        else:
+            parted.append(line)
+    lines[:] = parted
+
+
 def setup(app: Any) -> None:
     """Called by Sphinx."""
+    app.connect("autodoc-process-docstring", part_names, priority=400)
     app.connect("source-read", fill_page)

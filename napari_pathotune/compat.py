@@ -19,6 +19,7 @@ class Preferences:
     white_background: bool = True
     opacity: float = 0.5
     abstain_below: int = 0
+    field_mm2: float = 0.0
 
 
 def preferences() -> Preferences:

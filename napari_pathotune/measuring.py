@@ -45,24 +45,34 @@ def area_text(square_micrometres: float) -> str:
     return f"{millimetres:.3f} mm²" if millimetres < 1 else f"{millimetres:.2f} mm²"
 
 
-def size_text(points_um: Array, kind: str) -> str:
+def fields_text(square_micrometres: float, field_mm2: float) -> str:
+    """An area in high-power fields, as cells are counted by; empty where no field's size is set."""
+    return f" = {square_micrometres / 1e6 / field_mm2:.1f} fields" if field_mm2 > 0 else ""
+
+
+def size_text(points_um: Array, kind: str, field_mm2: float = 0.0) -> str:
     """What a drawn shape measures: a line or path its length, everything else its area.
 
     Parameters
     ----------
     points_um : (n, 2) in micrometres.
     kind : napari's shape type.
+    field_mm2 : area of a high-power field, for areas that are counted by such; 0 counts none.
     """
     if kind in ("line", "path"):
         return length_text(length_um(points_um))
-    return area_text(area_um2(points_um, kind))
+    area = area_um2(points_um, kind)
+    return area_text(area) + fields_text(area, field_mm2)
 
 
 def sizes_of(layer: Any) -> list[str]:
     """What each shape of a layer measures; the layer's world is in micrometres."""
+    from napari_pathotune.compat import preferences
+
+    field_mm2 = preferences().field_mm2
     kinds = layer.shape_type if isinstance(layer.shape_type, list) else [layer.shape_type] * len(layer.data)
     return [
-        size_text(np.asarray([layer.data_to_world(point) for point in vertices])[:, -2:], kind)
+        size_text(np.asarray([layer.data_to_world(point) for point in vertices])[:, -2:], kind, field_mm2)
         for vertices, kind in zip(layer.data, kinds, strict=True)
     ]
 

@@ -10,8 +10,9 @@ import pytest
 
 pytest.importorskip("napari")
 
+from napari_pathotune.compat import Preferences
 from napari_pathotune.layers import slide_layer
-from napari_pathotune.measuring import area_text, area_um2, length_text, length_um, size_text
+from napari_pathotune.measuring import area_text, area_um2, length_text, length_um, size_text, sizes_of
 from pathotune.slides import open_slide
 
 SQUARE = np.array([[0, 0], [0, 100], [100, 100], [100, 0]], float)
@@ -27,6 +28,18 @@ def test_units_are_those_a_person_would_use() -> None:
     assert [length_text(value) for value in (4.26, 345.4, 1240)] == ["4.3 µm", "345 µm", "1.24 mm"]
     assert [area_text(value) for value in (850, 520_000, 12_400_000)] == ["850 µm²", "0.520 mm²", "12.40 mm²"]
     assert size_text(SQUARE, "rectangle") == "0.010 mm²" and size_text(SQUARE[:2], "line") == "100 µm"
+
+
+def test_areas_are_told_in_high_power_fields_where_their_size_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = SQUARE * 10  # 1 mm²
+    assert size_text(whole, "rectangle") == "1.00 mm²"
+    assert size_text(whole, "rectangle", 0.237) == "1.00 mm² = 4.2 fields"
+    assert size_text(whole[:2], "line", 0.237) == "1.00 mm"
+    assert np.pi * (22 / 40 / 2) ** 2 == pytest.approx(0.237, abs=1e-3), "as the preference says"
+    monkeypatch.setattr("napari_pathotune.compat.preferences", lambda: Preferences(field_mm2=0.5))
+    from napari.layers import Shapes
+
+    assert sizes_of(Shapes([whole], shape_type="polygon")) == ["1.00 mm² = 2.0 fields"]
 
 
 @pytest.fixture
