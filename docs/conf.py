@@ -19,8 +19,6 @@ html_theme = "furo"
 html_title = "pathotune"
 html_show_sphinx = False
 html_static_path: list[str] = []
-# "--check" is an option, not a dash.
-smartquotes = False
 
 # Headings get the anchors that a repository's own page gives them, so that one link works on both.
 myst_heading_anchors = 4
@@ -32,6 +30,8 @@ nb_execution_timeout = 300
 nb_execution_raise_on_error = True
 nb_execution_show_tb = True
 nb_merge_streams = True
+# Hints of libraries about the notebook itself; an error ends the build all the same.
+nb_output_stderr = "remove"
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
 from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
@@ -110,8 +111,8 @@ def _explained(option: Option) -> str:
 
 def _cell(text: str) -> str:
     """Text that stays in one cell of a table and is no markup."""
-    plain = " ".join(text.split()).replace("|", "\\|")
-    return plain.replace("<", "&lt;").replace("*", "\\*")
+    plain = " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*")
+    return re.sub(r"(?<![`\w-])--[a-z][a-z-]*", r"`\g<0>`", plain)
 
 
 def errors_text() -> str:
