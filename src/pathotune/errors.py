@@ -92,6 +92,16 @@ class BackboneUnavailable(PathotuneError, RuntimeError):
     """A backbone whose weights are not at hand (gated, offline, no loader); the sentence says where to get them."""
 
 
+class DownloadFailed(PathotuneError, RuntimeError):
+    """Something that could not be fetched; `why` is what the program that fetches said."""
+
+    def __init__(self, what: str, why: str) -> None:
+        self.what, self.why = what, why
+        super().__init__(
+            f"Could not get {what}: {why or 'no reason given'}. Is this computer connected? Then try again."
+        )
+
+
 class WeightsRefused(PathotuneError, ValueError):
     """Weights that do not fit the architecture exactly, or a file of a kind that is never loaded."""
 

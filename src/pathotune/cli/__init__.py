@@ -9,33 +9,37 @@ from typing import Annotated
 
 import typer
 
+from pathotune.cli.terminal import Commands
 from pathotune.errors import PathotuneError
 
 # Each module has `register(app)`; none imports anything heavy at its top, so `--help` stays quick.
 GROUPS: tuple[str, ...] = (
-    "catalogue",
+    "demonstration",
+    "viewing",
     "slides",
-    "tasks",
     "tuning",
-    "classes",
-    "comparing",
     "prediction",
+    "comparing",
+    "classes",
     "features",
     "cohort",
     "running",
     "replaying",
     "doctor",
     "bundling",
-    "viewing",
-    "demonstration",
+    "catalogue",
+    "tasks",
 )
 
+
+# Plain help pages: those drawn with rich cost half of all the time that `--help` takes.
 app = typer.Typer(
     name="pathotune",
+    cls=Commands,
     help="Tune prompts of frozen pathology models on a few regions and lay the predictions on the slide.",
     no_args_is_help=True,
     add_completion=False,
-    rich_markup_mode="rich",
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )

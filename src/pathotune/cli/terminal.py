@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from pathotune import errors, events
 
@@ -31,6 +32,16 @@ WeightsOption = Annotated[
     Path | None, typer.Option("--weights", help="A file with the backbone's weights, where it is not found.")
 ]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.")]
+
+
+class Commands(TyperGroup):
+    """The list of commands with whole sentences, where click would cut each at its column."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write each command with the first sentence of its docstring."""
+        commands = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, one.get_short_help_str(limit=400)) for name, one in commands if one is not None])
 
 
 def set_loudness(verbose: int, quiet: bool) -> None:

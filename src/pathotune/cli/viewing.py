@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from pathotune.cli.terminal import QuietOption, SlideMppOption, VerboseOption, set_loudness
+from pathotune.cli.terminal import QuietOption, SlideMppOption, VerboseOption, say, set_loudness
 from pathotune.errors import FileMissing, MissingPackage, UsageError
 
 EXAMPLE = """
@@ -19,6 +19,8 @@ Examples:
   pathotune view slide.svs slide.geojson
 
   pathotune view folder-of-slides/   (PageUp and PageDown step through it)
+
+  pathotune view --shortcut   (a start icon on the desktop)
 """
 
 
@@ -33,11 +35,19 @@ def view(
         typer.Argument(help="Slides, prediction stores, GeoJSON regions, or one folder of slides.", metavar="PATH…"),
     ] = None,
     slide_mpp: SlideMppOption = None,
+    shortcut: Annotated[
+        bool, typer.Option("--shortcut", help="Put a start icon on your desktop (and into the menu), and end.")
+    ] = False,
     verbose: VerboseOption = 0,
     quiet: QuietOption = False,
 ) -> None:
     """Open napari with the PathoTune dock on slides, on prediction stores, or on a folder of slides."""
     set_loudness(verbose, quiet)
+    if shortcut:
+        from pathotune.installing.shortcut import make_shortcut, shown_after
+
+        say(shown_after(make_shortcut()), quiet)
+        return
     wanted = [path.expanduser() for path in paths or []]
     for path in wanted:
         if not path.exists():
