@@ -172,16 +172,15 @@ class TrainSetup(QWidget):
 
 def backbone_lines(card: BackboneCard) -> list[str]:
     """A backbone's card: size, licence, gate, and whether it is on this machine."""
+    from pathotune.backbones.licences import tuning_warning
+
     known = card.facts()
     size = f"{card.params_m:g} M parameters" if card.params_m else ""
     reads = f"reads at {card.mpp:g} µm per pixel" if card.mpp else ""
     lines = [", ".join(escape(part).replace(" ", "\u00a0") for part in (size, reads) if part)]
-    limits = [card.licence or "licence not stated"]
-    if card.non_commercial:
-        limits.append("no commercial use")
-    if card.no_derivatives:
-        limits.append("no derivatives")
-    lines.append(escape("Licence: " + ", ".join(limits)))
+    lines.append(escape(f"Licence: {card.licence or 'not stated'}"))
+    if warning := tuning_warning(card):
+        lines.append(f"<b>{escape(warning)}</b>")
     if not card.loadable:
         lines.append(f"<b>Cannot be loaded yet:</b> {escape(card.reason)}")
     elif known["available"]:

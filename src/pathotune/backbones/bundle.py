@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pathotune.backbones.card import BackboneCard, backbone_card, backbone_names, card_folder, read_card
+from pathotune.backbones.licences import limits, of_card
 from pathotune.backbones.locate import COMPANIONS, find_weights, is_built_in
 from pathotune.backbones.weights import part_names
 from pathotune.errors import FileMissing, OutputRefused, PathotuneError, TableUnreadable, UsageError, WeightsRefused
@@ -103,16 +104,11 @@ def _licence(card: BackboneCard) -> str:
 
 def licence_warning(card: BackboneCard) -> str:
     """What who passes a backbone on has to know; "" where its licence leaves that free."""
-    licence = (card.licence or "").upper()
-    if not licence:
+    if not card.licence:
         return f"The licence of {card.title} is not known here: ask its authors before you pass the file on."
-    limits = [
-        words for mark, words in (("NC", "no commercial use"), ("ND", "no changed versions")) if f"-{mark}" in licence
-    ]
-    limits += ["only those who accepted its terms may have it"] if card.gated else []
-    return (
-        f"{card.title} is under {card.licence}: {', '.join(limits)}. This holds for this file, too." if limits else ""
-    )
+    found = limits(of_card(card))
+    found += ["only those who accepted its terms may have it"] if card.gated else []
+    return f"{card.title} is under {card.licence}: {', '.join(found)}. This holds for this file, too." if found else ""
 
 
 def install_bundle(bundle: Path) -> dict[str, Any]:

@@ -299,12 +299,18 @@ def export(
     quiet: QuietOption = False,
 ) -> None:
     """Write predictions as what other programs and people open."""
+    from pathotune.backbones.licences import passing_on_warning
     from pathotune.inference.export import EXPORTS, export_store
+    from pathotune.inference.locations import read_attributes
 
     set_loudness(verbose, quiet)
     if format_ not in EXPORTS:
         raise UsageError(f"There is no export format {format_!r}; choose {', '.join(EXPORTS)}.")
     several = len(stores) > 1 or out.is_dir()
+    said: list[str] = []
     for store in stores:
         target = out / f"{store.name.removesuffix('.zarr')}.{format_}" if several else out
         say(f"Wrote {export_store(store, format_, target, slide, abstain_below)}.", quiet)
+        if (limits := passing_on_warning(read_attributes(store).get("backbone") or {})) and limits not in said:
+            said.append(limits)
+            say(limits)

@@ -173,12 +173,14 @@ def _on_backbone(
 ) -> Generator[Event, None, list[dict[str, Any]]]:
     """All cells of one backbone; the tiles are decoded once."""
     from pathotune.backbones import load_backbone
+    from pathotune.backbones.licences import warn_before_tuning
     from pathotune.device import pick_device
     from pathotune.training.table import read_table
 
     chosen = pick_device(device)
     plain = name.removesuffix(RANDOM)
     backbone = load_backbone(plain, random_seed=0 if name.endswith(RANDOM) else None).to(chosen)
+    yield from warn_before_tuning(backbone.card)
     reading = config.training.reading_of(backbone.card)
     examples = yield from read_table(table, reading, names, card_for(config.task, names))
     pool, kept, test = sides(table)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pathotune.backbones.card import backbone_card
+from pathotune.backbones.licences import warn_before_tuning
 from pathotune.device import pick_device
 from pathotune.errors import NoTiles, UsageError
 from pathotune.events import Event, Finished, Note, Saving
@@ -93,6 +94,8 @@ def tune(
     check_writable(out)
     genes_wanted(inputs)
     training = settled(training)
+    fed = backbone_card(backbone) if isinstance(backbone, str) else backbone.card
+    yield from warn_before_tuning(fed, backbone_card(config.slide_encoder))
     yield Note(f"Learning rate {training.lr:g}, weight decay {training.weight_decay:g}, {training.epochs} epochs.")
     if inputs.folds:
         raise UsageError("ModalTune takes no --folds yet; give the cohort a column split, or one table for each fold.")

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pathotune.backbones.card import backbone_card
+from pathotune.backbones.licences import warn_before_tuning
 from pathotune.device import pick_device
 from pathotune.errors import NoTiles, UsageError
 from pathotune.events import Event, Finished, Note, Saving, Step, up_to_the_end
@@ -62,6 +64,7 @@ def tune_slides(
 
     started = time.monotonic()
     check_writable(out)
+    yield from warn_before_tuning(backbone_card(backbone) if isinstance(backbone, str) else backbone.card)
     cohort = labelled_rows(inputs.cohort)
     if len(cohort) < len(inputs.cohort):
         yield Note(f"{len(inputs.cohort) - len(cohort)} slides without a label are left out.", "warning")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pathotune.backbones.licences import stated
 from pathotune.device import peak_memory_mb, pick_device
 from pathotune.errors import OutputRefused, TuningMismatch
 from pathotune.events import Event, Finished, Note, Step, up_to_the_end
@@ -252,7 +253,11 @@ def _facts(slide: Slide, tuning: Tuning, device: str) -> dict[str, Any]:
             "mpp_source": mpp.source,
         },
         "tuning": {"name": tuning.name, "method": tuning.method},
-        "backbone": {"name": tuning.backbone["name"], "source": tuning.backbone.get("source")},
+        "backbone": {
+            "name": tuning.backbone["name"],
+            "source": tuning.backbone.get("source"),
+            **stated(tuning.backbone),
+        },
         "job": {
             "command": "predict",
             "arguments": {"slide": str(slide.path), "tuning": str(tuning.path) if tuning.path else None},

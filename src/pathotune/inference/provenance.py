@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
+from pathotune.backbones.licences import stated
 from pathotune.device import Precision
 from pathotune.errors import OutputRefused
 from pathotune.inference.batches import Run
@@ -93,7 +94,7 @@ def _facts(run: Run, backbone: Backbone, precision: Precision) -> dict[str, Any]
             "icc_profile": slide.icc_profile,
         },
         "tuning": {"name": tuning.name, "method": tuning.method},
-        "backbone": {"name": backbone.card.name, "source": backbone.weights_source},
+        "backbone": {"name": backbone.card.name, "source": backbone.weights_source, **stated(tuning.backbone)},
         "device": run.device,
         "device_name": device_name(run.device),
         "precision_difference": precision.difference,

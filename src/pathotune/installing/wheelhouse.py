@@ -216,7 +216,8 @@ def _as_for_uv(settings: str) -> list[str]:
         except (ValueError, SyntaxError):
             continue
         words += [word for one in values for word in (option or "", one)]
-    return words
+    # As pip does: the newest of all places, whichever of them was named first.
+    return [*words, "--index-strategy", "unsafe-best-match"] if words else []
 
 
 def _downloaded(tools: _Tools, locked: Path, wheels: Path, target: Target, python: str, cpu_torch: bool) -> None:

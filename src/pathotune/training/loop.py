@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pathotune.backbones.licences import warn_before_tuning
 from pathotune.device import pick_device
 from pathotune.errors import Cancelled
 from pathotune.events import EpochEnd, Event, Finished, Note, Saving
@@ -88,6 +89,7 @@ def tune(
     check_writable(out)
     training = training or TrainingConfig()
     loaded = _loaded(backbone)
+    yield from warn_before_tuning(loaded.card)
     start = start_from(continue_from, loaded) if continue_from is not None else None
     method, config, training = _plan(start, method, method_config, training)
     device = pick_device(training.device)

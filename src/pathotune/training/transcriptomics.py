@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pathotune.backbones import backbone_card
+from pathotune.backbones.licences import warn_before_tuning
 from pathotune.datasets.expression import GeneScaler, Scale, variable_genes
 from pathotune.datasets.pathways import pathway_matrix, pathways_sha256, read_pathways
 from pathotune.device import pick_device
@@ -125,6 +126,7 @@ def tune(
         lr=training.lr * config.rate,
     )
     source = Source.of(backbone, pick_device(training.device))
+    yield from warn_before_tuning(source.card)
     reading = reading_for(inputs, source.card, training)
     stopping = Stopping(cancel)
     with_images, with_genes = config.mode == "encoder", config.predicts or config.partner == "expression"

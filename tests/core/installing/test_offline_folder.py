@@ -225,7 +225,10 @@ def test_what_pip_was_told_holds_for_uv_too() -> None:
         "https://mirror.invalid/simple",
         "--constraints",
         "/etc/c.txt",
+        "--index-strategy",
+        "unsafe-best-match",
     ]
+    assert wheelhouse._as_for_uv(":env:.timeout='9'") == []
 
 
 def test_the_scripts_are_of_their_systems() -> None:
