@@ -35,6 +35,7 @@ def examine() -> Iterator[Finding]:
 
     checks: tuple[Callable[[], Iterator[Finding]], ...] = (
         machine.check_python,
+        machine.check_packages,
         machine.check_memory,
         machine.check_folders,
         reading.check_readers,

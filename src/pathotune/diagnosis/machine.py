@@ -32,6 +32,34 @@ def check_python() -> Iterator[Finding]:
         yield Finding("file names", "trouble", text, "Set the environment variable PYTHONUTF8=1.")
 
 
+def check_packages() -> Iterator[Finding]:
+    """Whether what pathotune needs is there in versions that go with it: a later installation may have changed it."""
+    from importlib.metadata import PackageNotFoundError, requires, version
+
+    from packaging.requirements import InvalidRequirement, Requirement
+
+    wrong = []
+    for line in requires("pathotune") or ():
+        try:
+            need = Requirement(line)
+        except InvalidRequirement:
+            continue
+        if need.marker is not None and not need.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            found = version(need.name)
+        except PackageNotFoundError:
+            wrong.append(f"{need.name} is missing")
+            continue
+        if not need.specifier.contains(found, prereleases=True):
+            wrong.append(f"{need.name} is {found} where {need.specifier} is needed")
+    if wrong:
+        fix = "Install pathotune again in an environment of its own: other programs there ask for other versions."
+        yield Finding("packages", "trouble", "; ".join(wrong), fix)
+    else:
+        yield Finding("packages", "ok", "all there, in versions that go together")
+
+
 def check_memory() -> Iterator[Finding]:
     """Memory and cores, also as a scheduler limits them."""
     import psutil

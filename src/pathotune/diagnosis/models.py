@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +13,14 @@ from pathotune.diagnosis import Finding
 from pathotune.diagnosis.trying import tried_apart
 from pathotune.settings import settings
 
+OWN_CERTIFICATE = (
+    "Your network signs connections with a certificate of its own: ask IT for that file, and set SSL_CERT_FILE and "
+    "REQUESTS_CA_BUNDLE to it."
+)
+NO_WAY_OUT = (
+    "Behind a proxy set HTTPS_PROXY. Without internet bring models by pathotune bundle, and set HF_HUB_OFFLINE=1."
+)
+HUB, HUB_S = "https://huggingface.co", 5.0
 GET_TORCH = "Install the torch build for your card as its own site says (Get started ▸ CUDA), then run this again."
 
 
@@ -18,9 +28,10 @@ def check_torch() -> Iterator[Finding]:
     """Whether torch loads, and fits the card in the computer."""
     loaded, said = tried_apart("import torch; print(torch.__version__, torch.version.cuda or 'CPU only')")
     if not loaded:
-        yield Finding(
-            "torch", "trouble", f"does not load ({said})", "Install it again: pip install --force-reinstall torch"
-        )
+        fix = "Install it again: pip install --force-reinstall torch"
+        if sys.platform == "win32":
+            fix = "Install Microsoft's Visual C++ Redistributable (x64). Where that does not help: " + fix
+        yield Finding("torch", "trouble", f"does not load ({said})", fix)
         return
     version, _, cuda = said.partition(" ")
     if cuda == "CPU only" and has_nvidia_card():
@@ -90,6 +101,14 @@ def check_hub() -> Iterator[Finding]:
     if known.offline:
         fix = "For models not here: unset PATHOTUNE_OFFLINE and HF_HUB_OFFLINE, or bring them by pathotune bundle."
         yield Finding("model hub", "note", f"{text}; switched off (offline)", fix)
+        return
+    reason = why_no_hub()
+    if "certificate" in reason.lower():
+        fix = OWN_CERTIFICATE
+        yield Finding("model hub", "note", f"{text}; its certificate is not trusted here ({reason})", fix)
+    elif reason:
+        fix = NO_WAY_OUT
+        yield Finding("model hub", "note", f"{text}; it is not reached ({reason})", fix)
     elif not known.has_token:
         fix = (
             "Only gated models (UNI, Virchow, GigaPath …) need one: accept their terms, then run: huggingface-cli login"
@@ -97,3 +116,18 @@ def check_hub() -> Iterator[Finding]:
         yield Finding("model hub", "note", text, fix)
     else:
         yield Finding("model hub", "ok", text)
+
+
+def why_no_hub() -> str:
+    """Why the model hub does not answer; "" where it does. Nothing is sent but the request for its front page."""
+    import urllib.error
+    import urllib.request
+
+    try:
+        with urllib.request.urlopen(os.environ.get("HF_ENDPOINT") or HUB, timeout=HUB_S):
+            return ""
+    except urllib.error.HTTPError:  # it answered
+        return ""
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", None) or error
+        return " ".join(str(getattr(reason, "strerror", None) or reason).split())[:120] or type(error).__name__

@@ -1,0 +1,231 @@
+"""The whole dock for those who have no mouse, see little, see colours otherwise, or enlarge everything."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("napari")
+pytestmark = pytest.mark.window
+
+# What belongs to a control and is reached by way of it: a spin box's line, a tab bar's arrows, a scroll area's corner.
+INNER = ("qt_", "Scroll")
+THEMES = ("dark", "light")
+
+
+@pytest.fixture
+def dock(window: Any, slide_path: Path, run_loop: Callable[..., bool]) -> Iterator[Any]:
+    """The dock beside an open slide with two drawn regions, everything shown that can be."""
+    from napari_pathotune.widgets.dock import PathoTuneDock
+
+    window.open(slide_path, plugin="pathotune")
+    dock = PathoTuneDock(window)
+    window.window.add_dock_widget(dock, area="right", name="PathoTune")
+    run_loop(0.3)
+    yield dock
+    dock.close()
+
+
+def controls(dock: Any) -> list[Any]:
+    """Everything that a person operates, on the page in front or not."""
+    from qtpy.QtWidgets import (
+        QAbstractButton,
+        QAbstractItemView,
+        QAbstractSlider,
+        QAbstractSpinBox,
+        QComboBox,
+        QLineEdit,
+        QPlainTextEdit,
+        QScrollBar,
+        QTabBar,
+    )
+
+    kinds = (QAbstractButton, QComboBox, QLineEdit, QAbstractSpinBox, QAbstractSlider, QAbstractItemView, QTabBar)
+    found = []
+    for widget in dock.findChildren(object):
+        if not isinstance(widget, (*kinds, QPlainTextEdit)) or isinstance(widget, QScrollBar):
+            continue
+        above = [parent for parent in parents(widget, dock) if isinstance(parent, kinds)]
+        if above or widget.objectName().startswith(INNER):
+            continue
+        if isinstance(widget, QLineEdit) and widget.isReadOnly():
+            continue
+        found.append(widget)
+    return found
+
+
+def parents(widget: Any, top: Any) -> Iterator[Any]:
+    parent = widget.parent()
+    while parent is not None and parent is not top:
+        yield parent
+        parent = parent.parent()
+
+
+def told(widget: Any) -> str:
+    """What a screen reader says of it."""
+    from qtpy.QtGui import QAccessible
+
+    interface = QAccessible.queryAccessibleInterface(widget)
+    return str(interface.text(QAccessible.Text.Name)).replace("&", "").strip() if interface is not None else ""
+
+
+def where(widget: Any, dock: Any) -> str:
+    """A widget so that a failing test says which it is."""
+    path = [type(one).__name__ for one in (widget, *parents(widget, dock))]
+    text = widget.text() if hasattr(widget, "text") and callable(widget.text) else ""
+    return f"{' < '.join(path[:4])} {widget.objectName()!r} {text!r} {widget.toolTip()[:60]!r}"
+
+
+def pages(dock: Any, run_loop: Callable[..., bool]) -> Iterator[str]:
+    """One page of the dock after the other."""
+    for index in range(dock.tabs.count()):
+        dock.tabs.setCurrentIndex(index)
+        run_loop(0.05)
+        yield dock.tabs.tabText(index)
+
+
+def unfold(dock: Any) -> None:
+    from napari_pathotune.widgets.parts import Fold
+
+    for fold in dock.findChildren(Fold):
+        fold.head.setChecked(True)
+
+
+def test_every_control_has_a_name(dock: Any) -> None:
+    unfold(dock)
+    found = controls(dock)
+    assert len(found) > 60
+    assert not [where(widget, dock) for widget in found if not told(widget)]
+
+
+def test_tab_reaches_every_control(dock: Any, window: Any, run_loop: Callable[..., bool]) -> None:
+    from qtpy.QtCore import Qt
+    from qtpy.QtTest import QTest
+    from qtpy.QtWidgets import QApplication
+
+    unfold(dock)
+    window.window._qt_window.activateWindow()
+    QApplication.setActiveWindow(window.window._qt_window)
+    missed = []
+    for page in pages(dock, run_loop):
+        wanted = {widget for widget in controls(dock) if widget.isVisible() and widget.isEnabled()}
+        dock.tabs.tabBar().setFocus(Qt.FocusReason.TabFocusReason)
+        run_loop(0.05)
+        reached, steps = set(), 0
+        while steps < 400:
+            holder = QApplication.focusWidget()
+            assert holder is not None, "no window has the keyboard"
+            if steps and holder is dock.tabs.tabBar():
+                break
+            reached |= {holder, *parents(holder, dock)}
+            QTest.keyClick(holder, Qt.Key.Key_Tab)
+            steps += 1
+        assert steps < 400, "Tab does not come round: something keeps it"
+        missed += [(page, where(widget, dock)) for widget in wanted - reached]
+    assert not missed
+
+
+def test_the_focus_is_seen(dock: Any, window: Any, run_loop: Callable[..., bool]) -> None:
+    from qtpy.QtCore import Qt
+    from qtpy.QtWidgets import QApplication
+
+    unfold(dock)
+    QApplication.setActiveWindow(window.window._qt_window)
+    unseen = []
+    for theme in THEMES:
+        window.theme = theme
+        for page in pages(dock, run_loop):
+            for widget in [one for one in controls(dock) if one.isVisible() and one.isEnabled()]:
+                if widget.focusPolicy() == Qt.FocusPolicy.NoFocus:
+                    continue
+                dock.progress.setFocus()
+                widget.clearFocus()
+                before = picture(widget)
+                widget.setFocus(Qt.FocusReason.TabFocusReason)
+                run_loop(0.005)
+                after = picture(widget)
+                if before.shape == after.shape and (before != after).any(axis=2).sum() < 20:
+                    unseen.append((theme, page, where(widget, dock)))
+    assert not unseen
+
+
+def picture(widget: Any) -> np.ndarray:
+    """(height, width, 3) what is painted where the widget lies."""
+    from qtpy.QtGui import QImage
+
+    image = widget.grab().toImage().convertToFormat(QImage.Format.Format_RGB888)
+    buffer = image.constBits()
+    if hasattr(buffer, "setsize"):
+        buffer.setsize(image.sizeInBytes())
+    rows = np.frombuffer(bytes(buffer), np.uint8).reshape(image.height(), image.bytesPerLine())
+    return rows[:, : image.width() * 3].reshape(image.height(), image.width(), 3).astype(int)
+
+
+def luminance(colors: np.ndarray) -> np.ndarray:
+    """Relative luminance of sRGB (WCAG 2.2)."""
+    value = colors / 255
+    linear = np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
+    return linear @ np.array([0.2126, 0.7152, 0.0722])
+
+
+def contrast(pixels: np.ndarray) -> float:
+    """Between the ground, the commonest colour, and what stands out most from it."""
+    colors, counts = np.unique(pixels.reshape(-1, 3), axis=0, return_counts=True)
+    lights = luminance(colors)
+    ground = lights[counts.argmax()]
+    return float(((np.maximum(lights, ground) + 0.05) / (np.minimum(lights, ground) + 0.05)).max())
+
+
+def test_text_stands_out(dock: Any, window: Any, run_loop: Callable[..., bool]) -> None:
+    from qtpy.QtWidgets import QLabel, QPushButton, QToolButton
+
+    unfold(dock)
+    faint = []
+    for theme in THEMES:
+        window.theme = theme
+        for page in pages(dock, run_loop):
+            for widget in dock.findChildren(QLabel) + dock.findChildren(QPushButton) + dock.findChildren(QToolButton):
+                if not (widget.isVisible() and widget.isEnabled() and widget.text().strip()) or widget.width() < 8:
+                    continue
+                if (ratio := contrast(picture(widget))) < 4.5:
+                    faint.append((theme, page, round(ratio, 2), where(widget, dock)))
+    assert not faint
+
+
+def test_nothing_is_cut_off_at_the_side(dock: Any, run_loop: Callable[..., bool]) -> None:
+    """Also run at 200 % below; there the window has half as many points."""
+    from qtpy.QtWidgets import QScrollArea
+
+    unfold(dock)
+    area = dock.findChildren(QScrollArea)[0]
+    cut = []
+    for page in pages(dock, run_loop):
+        for widget in controls(dock):
+            if not widget.isVisible():
+                continue
+            left = widget.mapTo(area.viewport(), widget.rect().topLeft()).x()
+            if left < 0 or left + widget.width() > area.viewport().width() or widget.height() < 10:
+                cut.append((page, left, widget.width(), widget.height(), where(widget, dock)))
+    assert not cut
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.environ.get("QT_SCALE_FACTOR") == "2", reason="runs itself")
+def test_at_200_percent() -> None:
+    """Names, keyboard and layout once more in a window that is enlarged twice."""
+    words = ["-q", "-p", "no:cacheprovider", "-k", "cut_off or reaches or has_a_name", __file__]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *words],
+        env={**os.environ, "QT_SCALE_FACTOR": "2"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0 and "3 passed" in done.stdout, done.stdout[-3000:]
