@@ -8,9 +8,11 @@ from pathlib import Path
 import brightness
 
 
-def drawn_halves(slide: Path, regions: Path, names: tuple[str, str] = ("dark", "bright")) -> None:
-    """Write the slide (500 × 400 pixels of 0.25 µm) and a GeoJSON with six squares of each of two classes."""
-    brightness.two_halves(slide, size=(500, 400), boundary_px0=250)
+def drawn_halves(
+    slide: Path, regions: Path, names: tuple[str, str] = ("dark", "bright"), size: tuple[int, int] = (500, 400)
+) -> None:
+    """Write the slide (pixels of 0.25 µm) and a GeoJSON with six squares of each of two classes."""
+    brightness.two_halves(slide, size=size, boundary_px0=250)
     features = []
     for column, name in enumerate(names):
         for x in (10, 90, 170):

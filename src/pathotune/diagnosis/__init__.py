@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 State = Literal["ok", "note", "trouble"]
@@ -50,8 +51,20 @@ def examine() -> Iterator[Finding]:
     )
     for check in checks:
         try:
-            yield from check()
+            yield from map(_without_home, check())
         except Exception as error:  # whatever a broken installation throws is what one wants to know
             name = check.__name__.removeprefix("check_").replace("_", " ")
             text = f"the check itself failed ({type(error).__name__}: {error})"
-            yield Finding(name, "trouble", text, "Install pathotune again in an environment of its own.")
+            fix = "Install pathotune again in an environment of its own."
+            yield _without_home(Finding(name, "trouble", text, fix))
+
+
+def _without_home(finding: Finding) -> Finding:
+    """The finding without the folder that says whose computer it is: a report may be passed on."""
+    try:
+        home = str(Path.home())
+    except RuntimeError:
+        return finding
+    if len(home) < 2:
+        return finding
+    return replace(finding, text=finding.text.replace(home, "~"), fix=finding.fix.replace(home, "~"))

@@ -231,7 +231,7 @@ class _Runner:
         batch, options = self._batch, dict(self._batch.options)
         folder = batch.out / item.folder
         if stage_of(batch.tuning.method, "predictor") is not None:
-            of_slide = {"slide": str(item.path), "slide_mpp": item.mpp, "out": str(folder)}
+            of_slide = {"slide": str(item.path), "slide_mpp": item.mpp, "out": str(folder), "name": item.name}
             job = Job("predict", {**options, **of_slide, "tuning": str(batch.tuning_path)})
             yield from run_job(job, cancel=self._cancel, backbones=self._backbones)
             return

@@ -70,6 +70,7 @@ def predict_whole(
 ) -> Iterator[events.Event]:
     """Predict one slide with a tuning that answers for the whole slide (or its patient)."""
     from pathotune.datasets.cohort import CohortInputs
+    from pathotune.slides import open_slide
 
     slide = str(arguments["slide"])
     mpp = arguments.get("slide_mpp")
@@ -83,9 +84,12 @@ def predict_whole(
     names = ("device", "precision", "batch_size", "resume", "on_mismatch")
     options = {name: arguments[name] for name in names if arguments.get(name) is not None}
     backbone = _whole_backbone(tuning, arguments, cache)
-    yield from predictor(
-        slide, tuning, Path(arguments["out"]), backbone=backbone, inputs=inputs, cancel=cancel, **options
-    )
+    with open_slide(slide, mpp=mpp, icc=tuning.reading.icc) as opened:
+        # A pseudonym: nothing that is written has the file's own name.
+        opened.alias = str(arguments.get("name") or "")
+        yield from predictor(
+            opened, tuning, Path(arguments["out"]), backbone=backbone, inputs=inputs, cancel=cancel, **options
+        )
 
 
 def _whole_backbone(tuning: Any, arguments: dict[str, Any], cache: BackboneCache) -> Backbone | None:

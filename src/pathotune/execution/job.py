@@ -25,7 +25,7 @@ _OF_COHORT = ("cohort", "features", "expression", "pathways", "clinical", "folds
 _SOURCES = ("sources", "tiles", "map_classes")
 KNOWN_ARGUMENTS: dict[str, tuple[str, ...]] = {
     "predict": (
-        *("slide", "tuning", "out", "slide_mpp", "backbone", "weights", "polygon_px0", "start_point_px0"),
+        *("slide", "name", "tuning", "out", "slide_mpp", "backbone", "weights", "polygon_px0", "start_point_px0"),
         *("features_folder", "expression", "clinical"),
         *_PREDICT_OPTIONS,
     ),
@@ -204,6 +204,8 @@ def _predict(arguments: dict[str, Any], cache: BackboneCache, cancel: Callable[[
             )
     backbone = tuning_backbone(tuning, arguments.get("backbone"), arguments.get("weights"), cache)
     options = {name: arguments[name] for name in _PREDICT_OPTIONS if arguments.get(name) is not None}
+    if arguments.get("name"):
+        options["name"] = str(arguments["name"])
     if arguments.get("polygon_px0") is not None:
         options["polygon"] = _polygon(arguments["polygon_px0"])
     if arguments.get("start_point_px0") is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from numpy.typing import NDArray
 from pathotune.errors import OutputRefused, StoreMismatch, UsageError
 from pathotune.inference.plan import Grid
 from pathotune.inference.predictions import PredictionStore, rgb
+from pathotune.inference.provenance import provenance_of
+from pathotune.settings import write_json
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
@@ -89,6 +92,8 @@ def export_store(
         out.parent.mkdir(parents=True, exist_ok=True)
         EXPORTS[format_name](store, temporary, None if slide_path is None else Path(slide_path), abstain_below)
         os.replace(temporary, out)
+        if format_name == "csv":  # a table has no place for it that every program passes over
+            write_json(out.with_name(f"{out.name}.provenance.json"), provenance_of(store))
     except OSError as error:
         temporary.unlink(missing_ok=True)
         if isinstance(error, OutputRefused):
@@ -140,7 +145,8 @@ def _write_geojson(store: PredictionStore, path: Path, slide_path: Path | None, 
         if not geometry.is_empty
     ]
     origin = store.attrs.get("slide", {}).get("origin_px0") or (0.0, 0.0)
-    write_regions(Regions(regions, store.path.name, (float(origin[0]), float(origin[1]))), path)
+    found_origin = (float(origin[0]), float(origin[1]))
+    write_regions(Regions(regions, store.path.name, found_origin), path, facts={"provenance": provenance_of(store)})
 
 
 def _measured(area_mm2: float) -> dict[str, Any]:
@@ -197,7 +203,11 @@ def _write_png(store: PredictionStore, path: Path, slide_path: Path | None, abst
                     f"{store.path.name} was not made from {found.name}. Name its own slide with --slide."
                 )
             picture = overlay_picture(store, slide, abstain_below=abstain_below)
-    picture.save(path, format="PNG")
+    from PIL.PngImagePlugin import PngInfo
+
+    said = PngInfo()
+    said.add_itxt("pathotune", json.dumps(provenance_of(store), ensure_ascii=False))
+    picture.save(path, format="PNG", pnginfo=said)
 
 
 def _slide_beside(store: PredictionStore) -> Path | None:

@@ -20,7 +20,7 @@ from pathotune.inference.expression_layer import NAME, UNITS, ExpressionLayer, w
 from pathotune.inference.leases import leased
 from pathotune.inference.locations import read_attributes, set_aside
 from pathotune.inference.predictions import PredictionStore, store_path
-from pathotune.inference.provenance import device_name, now, versions
+from pathotune.inference.provenance import device_name, now, tuning_called, versions
 from pathotune.inference.pyramids import write_pyramid
 from pathotune.inference.slide_score import grid_of, slide_features
 from pathotune.inference.work import OnMismatch, Place, Work, drop_replaced, find_place
@@ -116,7 +116,7 @@ def _predicted(
         reading=tuning.reading.to_dict(),
         precision="float32",
     )
-    target = store_path(slide.path, tuning.name, out)
+    target = store_path(slide.alias or slide.path, tuning.name, out)
     stack.enter_context(leased(target))
     place = find_place(target, work, resume=resume, on_mismatch=on_mismatch)
     store, status = place.store, "resumed"
@@ -245,7 +245,7 @@ def _facts(slide: Slide, tuning: Tuning, device: str) -> dict[str, Any]:
     return {
         "level": NAME,
         "slide": {
-            "name": slide.name,
+            "name": slide.alias or slide.name,
             "width_px0": slide.width_px0,
             "height_px0": slide.height_px0,
             "origin_px0": list(slide.bounds_px0[:2]),
@@ -260,7 +260,7 @@ def _facts(slide: Slide, tuning: Tuning, device: str) -> dict[str, Any]:
         },
         "job": {
             "command": "predict",
-            "arguments": {"slide": str(slide.path), "tuning": str(tuning.path) if tuning.path else None},
+            "arguments": {"slide": slide.alias or str(slide.path), "tuning": tuning_called(tuning, slide.alias)},
         },
         "device": device,
         "device_name": device_name(device),
@@ -274,7 +274,7 @@ def _result(
 ) -> dict[str, Any]:
     seconds = time.monotonic() - started
     return {
-        "slide": str(slide.path),
+        "slide": slide.alias or str(slide.path),
         "store": None if store is None else str(store),
         "tiles": tiles,
         "classes": {},

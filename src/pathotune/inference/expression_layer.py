@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Sequence
@@ -243,6 +244,8 @@ def export_h5ad(store: PredictionStore, out: Path) -> None:
         raise MissingPackage("anndata", "Writing h5ad", 'pip install "pathotune[omics]"') from None
     import pandas
 
+    from pathotune.inference.provenance import provenance_of
+
     values, centres, cells = layer.table()
     obs = pandas.DataFrame(
         {"x_px0": centres[:, 0], "y_px0": centres[:, 1], "row": cells[:, 0], "column": cells[:, 1]},
@@ -257,6 +260,7 @@ def export_h5ad(store: PredictionStore, out: Path) -> None:
         "r_of": layer.r_of,
         "r_samples": layer.r_samples,
         "predicted": "from the image alone; not measured",
+        "provenance": json.dumps(provenance_of(store), ensure_ascii=False),
     }
     data.write_h5ad(out)
 

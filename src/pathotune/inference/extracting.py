@@ -143,7 +143,7 @@ def extract(
 
             slide = stack.enter_context(open_slide(slide, icc=source.reading.icc))
         _check_resolution(slide, source)
-        target = Path(out) / file_name if file_name else feature_path(out, slide.path)
+        target = Path(out) / file_name if file_name else feature_path(out, slide.alias or slide.path)
         if resume and source.sha256 and (about := _kept(target, _work(slide, source, stride_px), precision)):
             yield Finished(_result(slide, target, "kept", started, about.count, about.width))
             return
@@ -356,7 +356,7 @@ def _header(slide: Slide, tiles: TileSet, source: _Source, part: FeaturePart, wo
         tile_px=reading.tile_px,
         image_px=reading.image_px,
         tile_px0=tiles.tile_px0,
-        slide=slide.name,
+        slide=slide.alias or slide.name,
         slide_fingerprint=slide.fingerprint,
         tuning=work["tuning"],
         extra={
@@ -380,7 +380,7 @@ def _result(
 ) -> dict[str, Any]:
     """The document of one slide."""
     return {
-        "slide": str(slide.path),
+        "slide": slide.alias or str(slide.path),
         "out": None if out is None else str(out),
         "tiles": tiles,
         "width": width,

@@ -20,6 +20,7 @@ from pathotune.inference.work import Place, Work
 
 if TYPE_CHECKING:
     from pathotune.backbones.surface import Backbone
+    from pathotune.methods.checkpoint import Tuning
 
 
 def begin_store(
@@ -41,7 +42,7 @@ def begin_store(
     """
     arguments = {
         "slide": run.name or str(run.slide.path),
-        "tuning": str(run.tuning.path) if run.tuning.path else None,
+        "tuning": tuning_called(run.tuning, run.name),
         "batch_size": run.batch_size,
         "deterministic": run.deterministic,
         "stride_px": part["stride_px"],
@@ -102,6 +103,25 @@ def _facts(run: Run, backbone: Backbone, precision: Precision) -> dict[str, Any]
         "versions": versions(),
         "created": now(),
     }
+
+
+def provenance_of(store: PredictionStore) -> dict[str, Any]:
+    """What an exported file says of where it comes from: what the store says, without the folders of this computer."""
+    names = ("backbone", "device_name", "versions", "created")
+    return {
+        "store": store.path.name,
+        "slide": {**store.attrs.get("slide", {}), "fingerprint": store.slide_fingerprint},
+        "tuning": {**store.attrs.get("tuning", {}), "fingerprint": store.attrs.get("identity", {}).get("tuning")},
+        **{name: store.attrs[name] for name in names if name in store.attrs},
+        "use": "research use only, not for diagnosis",
+    }
+
+
+def tuning_called(tuning: Tuning, alias: str | None) -> str | None:
+    """Where the tuning lies; its file's name alone where the slide has a pseudonym, for folders carry names, too."""
+    if tuning.path is None:
+        return None
+    return tuning.path.name if alias else str(tuning.path)
 
 
 def device_name(device: str) -> str:

@@ -23,7 +23,7 @@ from pathotune.inference.leases import leased
 from pathotune.inference.locations import read_attributes, set_aside
 from pathotune.inference.plan import Grid, Unit
 from pathotune.inference.predictions import PredictionStore, store_path
-from pathotune.inference.provenance import device_name, now, versions
+from pathotune.inference.provenance import device_name, now, tuning_called, versions
 from pathotune.inference.pyramids import write_pyramid
 from pathotune.inference.work import OnMismatch, Place, Work, drop_replaced, find_place
 from pathotune.methods.fitting import check_slide
@@ -153,7 +153,7 @@ def predict_score(
         said = ask(tuning, found, pick_device(device))
         grid, row, column = grid_of(found, slide)
         work = _work(slide, tuning, grid, tuple(said.attention))
-        target = store_path(slide.path, tuning.name, out)
+        target = store_path(slide.alias or slide.path, tuning.name, out)
         stack.enter_context(leased(target))
         place = find_place(target, work, resume=resume, on_mismatch=on_mismatch)
         facts = score_of(said.probabilities, tuning.class_names) | said.facts
@@ -298,7 +298,7 @@ def _facts(slide: Slide, tuning: Tuning, device: str) -> dict[str, Any]:
     return {
         "level": "slide",
         "slide": {
-            "name": slide.name,
+            "name": slide.alias or slide.name,
             "width_px0": slide.width_px0,
             "height_px0": slide.height_px0,
             "origin_px0": list(slide.bounds_px0[:2]),
@@ -313,7 +313,7 @@ def _facts(slide: Slide, tuning: Tuning, device: str) -> dict[str, Any]:
         },
         "job": {
             "command": "predict",
-            "arguments": {"slide": str(slide.path), "tuning": str(tuning.path) if tuning.path else None},
+            "arguments": {"slide": slide.alias or str(slide.path), "tuning": tuning_called(tuning, slide.alias)},
         },
         "device": device,
         "device_name": device_name(device),
@@ -329,7 +329,7 @@ def _result(
     """The contract's document of one slide; a class of a whole slide has no area."""
     seconds = time.monotonic() - started
     return {
-        "slide": str(slide.path),
+        "slide": slide.alias or str(slide.path),
         "store": None if store is None else str(store),
         "tiles": tiles,
         "classes": {},

@@ -66,6 +66,7 @@ class Slide:
         facts = source.facts
         self.path: Path = source.path
         self.name: str = source.path.name
+        self.alias: str = ""  # what results call it where its own name must not appear
         self.reader: str = source.reader
         self.vendor: str = facts.vendor
         self.levels: tuple[Level, ...] = facts.levels
