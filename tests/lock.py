@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 LOCK = ROOT / "requirements-lock.txt"
 HEAD = """\
-# Every package of `pathotune[all,pyqt6,cluster]` and its tests with version and hashes, any system, Python 3.11 or later:
+# Every package of `pathotune[all,pyqt6,cluster]` and its tests, with versions and hashes, for any system:
 #   pip install --require-hashes -r requirements-lock.txt && pip install --no-deps .
 # Made again by `tox -e lock`.
 """

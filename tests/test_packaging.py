@@ -1,4 +1,4 @@
-"""What stands beside the code says the same as the code: versions, dependencies, and no place that only one computer knows."""
+"""What stands beside the code says the same as the code: versions, dependencies, and no place of one computer."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ from napari_pathotune.session import session_of
 from napari_pathotune.widgets.after_tuning import AfterTuning
 from napari_pathotune.widgets.areas import AreaPanel
 from napari_pathotune.widgets.cohort import CohortPanel
+from napari_pathotune.widgets.focus import FocusRing
 from napari_pathotune.widgets.genes import GenePanel
 from napari_pathotune.widgets.overlays import OverlayPanel, reading_text
 from napari_pathotune.widgets.parts import heading, text_label
@@ -62,6 +63,7 @@ class PathoTuneDock(QWidget):
         self.readout.pointed = self.overlay.more.point_at
         self.readout.says = lambda place: self.genes.reading_at(place) or reading_text(place)
         self._lay_out()
+        self.focus_ring = FocusRing(self)
         self.destroyed.connect(self.runner.close)
 
     def _lay_out(self) -> None:
