@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
+from pathotune.aggregators import AGGREGATORS
 from pathotune.methods.base import MethodConfig
+
+# Both from the table, so that a new aggregator needs no word here.
+if TYPE_CHECKING:
+    AggregatorName = str
+else:
+    AggregatorName = Literal[tuple(AGGREGATORS)]
+_AGGREGATORS = "How the tiles of a slide become one answer. " + " ".join(
+    f"{entry.name}: {str((entry.facts or {})['summary']).rstrip('.').lower()}." for entry in AGGREGATORS.entries()
+)
 
 
 @dataclass(frozen=True)
@@ -14,14 +24,7 @@ class MilConfig(MethodConfig):
 
     trains_on_features: ClassVar[bool] = True
 
-    aggregator: Annotated[
-        Literal["abmil", "clam_sb", "transmil", "topk", "soft_vote", "mean"],
-        {
-            "tooltip": "How the tiles of a slide become one answer. abmil: gated attention. clam_sb: the same, whose "
-            "most and least attended tiles also learn. transmil: a small transformer. topk: the most telling tiles. "
-            "soft_vote: the mean of what tiles say. mean: the mean of all tiles."
-        },
-    ] = "abmil"
+    aggregator: Annotated[AggregatorName, {"tooltip": _AGGREGATORS}] = "abmil"
     prompts: Annotated[
         str,
         {
