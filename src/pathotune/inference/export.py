@@ -215,7 +215,7 @@ def _slide_beside(store: PredictionStore) -> Path | None:
     stated = store.attrs.get("job", {}).get("arguments", {}).get("slide")
     name = store.attrs.get("slide", {}).get("name")
     candidates = [Path(stated)] if stated else []
-    candidates += [store.path.parent / name] if name else []
+    candidates += [store.path.parent / Path(name).name] if name else []  # a store's word leads nowhere else
     return next((path for path in candidates if path.exists()), None)
 
 

@@ -202,6 +202,7 @@ class Tuning:
         missing = [key for key in REQUIRED if key not in data]
         if missing:
             raise TuningUnreadable(f"{name} lacks {', '.join(missing)}: it is no complete tuning of pathotune.")
+        _check_names_no_file(data["backbone"], name)
         try:
             return cls(
                 method=str(data["method"]),
@@ -311,6 +312,20 @@ def library_versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return versions
+
+
+def _check_names_no_file(backbone: Any, name: str) -> None:
+    """A tuning that comes from someone else must not make this computer open a file by its path."""
+    encoder = backbone.get("slide_encoder") if isinstance(backbone, dict) else None
+    for facts in (backbone, encoder):
+        called = facts.get("name") if isinstance(facts, dict) else None
+        if isinstance(called, str) and (
+            any(mark in called for mark in "/\\") or called.endswith((".yaml", ".yml", ".safetensors"))
+        ):
+            raise TuningUnreadable(
+                f"{name} names a file as its backbone ({called!r}), which no tuning does; it is not used. Ask whoever "
+                "made it for another copy."
+            )
 
 
 def _metadata(content: bytes, name: str) -> dict[str, Any]:
