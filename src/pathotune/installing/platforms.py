@@ -32,8 +32,8 @@ def _manylinux(machine: str) -> tuple[str, ...]:
     return (*newer, f"manylinux2014_{machine}", f"manylinux2010_{machine}", f"manylinux1_{machine}")
 
 
-# PyQt5 has no wheels for Macs with Apple's processors: there the viewer comes with PyQt6.
-_WITH_QT6 = ("pyqt6", "text", "openclip", "omics", "survival")
+# PyQt5 and what Cox regression needs have no wheels there: the viewer comes with PyQt6, survival not at all.
+_WITH_QT6 = ("pyqt6", "text", "openclip", "omics")
 TARGETS = {
     target.name: target
     for target in (

@@ -85,3 +85,19 @@ def test_what_is_not_sure_enough_belongs_to_no_class_in_any_format(store: Predic
     assert plain.shape[0] == grey.shape[0] and not np.array_equal(plain, grey)
     with pytest.raises(UsageError, match="between 0 and 1"):
         export_store(store.path, "csv", tmp_path / "c.csv", abstain_below=60)
+
+
+def test_everything_says_where_it_comes_from(store: PredictionStore, tmp_path: Path) -> None:
+    """In the file, where its kind has a place that other programs pass over; beside a table. No folder of this disk."""
+    said: list[dict[str, Any]] = []
+    said.append(
+        json.loads(export_store(store.path, "geojson", tmp_path / "a.geojson").read_text())["pathotune"]["provenance"]
+    )
+    said.append(json.loads(Image.open(export_store(store.path, "png", tmp_path / "a.png")).text["pathotune"]))  # type: ignore[attr-defined]
+    export_store(store.path, "csv", tmp_path / "a.csv")
+    said.append(json.loads((tmp_path / "a.csv.provenance.json").read_text(encoding="utf-8")))
+    for one in said:
+        assert one == said[0]
+        assert one["slide"]["fingerprint"] == store.slide_fingerprint and one["tuning"]["name"] == "brightness"
+        assert one["backbone"]["name"] and one["versions"]["pathotune"] and "research use only" in one["use"]
+        assert str(tmp_path) not in json.dumps(one)
