@@ -37,7 +37,7 @@ class Oddest(Aggregator):
         embedded = in_chunks(self.embed, features)
         far = (embedded - embedded.mean(dim=0)).square().sum(dim=1)  # (n,)
         weights = torch.softmax(far, dim=0)
-        return Pooled(weights @ embedded, weights[None], None, embedded)
+        return Pooled(weights @ embedded, weights, None, embedded)
 
     def alone(self, features: Tensor) -> Tensor:
         """(n, d') the embedded tiles themselves."""

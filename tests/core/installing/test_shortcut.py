@@ -18,7 +18,9 @@ from pathotune.installing import shortcut
 
 def words_of(line: str) -> list[str]:
     """An Exec line as a desktop reads it: the string's own escapes, then its quotes, then the percent codes."""
-    return [word.replace("%%", "%") for word in shlex.split(line.replace("\\\\", "\\"))]
+    words = shlex.split(line.replace("\\\\", "\\"))
+    # Python's shlex leaves these two escapes in double quotes alone, which shells and desktops do not.
+    return [word.replace("\\$", "$").replace("\\`", "`").replace("%%", "%") for word in words]
 
 
 @pytest.fixture
