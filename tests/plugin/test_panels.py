@@ -319,6 +319,7 @@ def test_backbone_card_tells_licence_gate_and_presence(dock: Any) -> None:
         card = dock.tune.backbone_card.text
         assert "Licence" in card and "parameters" in card
         assert ("On this machine" in card) or not backbone_card(name).loadable
+        assert ("no commercial use" in card) == (name != "pathotune-tiny"), "said before anything is tuned"
 
 
 def test_legend_switches_classes_and_opacity_follows_both_ways(
