@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any
 
 from qtpy.QtCore import QSignalBlocker, Qt
@@ -296,15 +297,27 @@ def where_text(place: Place | None) -> str:
     return f"x\u00a0{thousands(place.x_um)}\u00a0µm, y\u00a0{thousands(place.y_um)}\u00a0µm" if place else ""
 
 
-def reading_text(place: Place | None) -> str:
-    """What is predicted under the cursor: the likeliest class and the next; empty where nothing is."""
+def reading_text(place: Place | None, name_length: int = 0) -> str:
+    """What is predicted under the cursor: the likeliest class and the next; empty where nothing is.
+
+    Parameters
+    ----------
+    name_length : of the likeliest class's name at most so many letters, and nothing of the next; 0 says both in full.
+    """
     if place is None or place.reading is None:
         return ""
-    reading = place.reading
-    second = (
-        f" ({reading.second_class} {reading.second_probability:.2f})"
-        if reading.second_class != reading.class_name
-        else ""
-    )
-    said = f"{reading.class_name}\u00a0{reading.probability:.2f}{second}"
+    reading, second = place.reading, ""
+    if name_length:
+        name = textwrap.shorten(reading.class_name, name_length, placeholder="…")
+        name = name if len(name) > 1 else f"{reading.class_name[: name_length - 1]}…"
+    else:
+        name = reading.class_name
+        if reading.second_class != reading.class_name:
+            second = f" ({reading.second_class} {reading.second_probability:.2f})"
+    said = f"{name}\u00a0{reading.probability:.2f}{second}"
     return f"abstained: {said}" if reading.is_abstained else said
+
+
+def shorter_readings(place: Place | None) -> list[str]:
+    """The same for a line with less room, ever shorter: the number is never cut."""
+    return [reading_text(place, length) for length in (200, 40, 28, 20, 14)]

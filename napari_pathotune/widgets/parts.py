@@ -91,8 +91,13 @@ class SteadyLine(QLineEdit):
         self.setStyleSheet("QLineEdit { background: transparent; border: none; padding: 0px; }")
         named(self, tooltip.partition(":")[0], tooltip)
 
-    def show_text(self, text: str) -> None:
-        """Show this text from its beginning."""
+    def show_text(self, text: str, *shorter: str) -> None:
+        """Show this text from its beginning, or the first of the shorter ones that there is room for."""
+        room, measure = self.contentsRect().width() - 6, self.fontMetrics().horizontalAdvance
+        for one in (text, *shorter):
+            if measure(one) <= room or one == (text, *shorter)[-1]:
+                text = one
+                break
         if text != self.text():
             self.setText(text)
             self.setCursorPosition(0)

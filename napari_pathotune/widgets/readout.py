@@ -11,7 +11,7 @@ from napari_pathotune.changes import comparing_of
 from napari_pathotune.doubts import doubts_of
 from napari_pathotune.session import Place, Session
 from napari_pathotune.widgets.doubts import hint_text
-from napari_pathotune.widgets.overlays import HIDE_KEY, reading_text, where_text
+from napari_pathotune.widgets.overlays import HIDE_KEY, reading_text, shorter_readings, where_text
 from napari_pathotune.widgets.parts import SteadyLine
 
 
@@ -55,7 +55,9 @@ class CursorReadout:
         said, where = self.says(place), where_text(place)
         self.label.setText(" · ".join(part for part in (said, where) if part))
         nothing = "Nothing is predicted here." if place else "Move over the slide to read it."
-        self.line.show_text(said or nothing)
+        # Numbers of genes are short; only names of classes can be long.
+        shorter = shorter_readings(place) if said and said == reading_text(place) else []
+        self.line.show_text(said or nothing, *shorter)
         self.where.show_text(where)
         known = self.doubts.unlikeness(self.session.result)
         far = known.far if known is not None else 1.0

@@ -55,7 +55,8 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float, float], Clock]:
     def make(in_float32: float, in_bfloat16: float) -> Clock:
         made = Clock(in_float32, in_bfloat16)
-        monkeypatch.setattr(device.time, "perf_counter", lambda: made.now)
+        for name in ("perf_counter", "process_time"):
+            monkeypatch.setattr(device.time, name, lambda: made.now)
         return made
 
     return make

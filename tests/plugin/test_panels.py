@@ -384,6 +384,7 @@ def test_methods_that_a_backbone_cannot_carry_are_grey_with_their_reason(dock: A
     setup = dock.tune.setup
     names = [setup.method.itemData(row) for row in range(setup.method.count())]
     assert names == list(methods_of_level("tile"))
+    assert setup.method.currentData() == "linear_probe", "what won the table of methods"
 
     def reason(name: str) -> str:
         row = names.index(name)

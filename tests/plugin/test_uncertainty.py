@@ -163,6 +163,30 @@ def test_the_control_abstains_at_once_and_the_legend_names_it(panel: Any, doubts
     assert len(legend_of(panel)) == 2 and (result.grid.rgba[:3, 3:, 3] > 0).all()
 
 
+def test_a_reading_that_has_no_room_keeps_its_number(qapp: Any) -> None:
+    from types import SimpleNamespace
+
+    from napari_pathotune.widgets.overlays import reading_text, shorter_readings
+    from napari_pathotune.widgets.parts import SteadyLine
+
+    long = "Lymphocyte-rich invasive margin of the tumour"
+    reading = SimpleNamespace(
+        class_name=long, probability=0.71, second_class="Stroma", second_probability=0.2, is_abstained=True
+    )
+    place: Any = SimpleNamespace(reading=reading)
+    line = SteadyLine("Reading: what is said")
+    texts = [reading_text(place), *shorter_readings(place)]
+    for width in (2000, 400, 320, 250, 200):
+        line.resize(width, 20)
+        line.show_text(*texts)
+        assert "0.71" in line.text() and line.text().startswith("abstained: L")
+        assert line.fontMetrics().horizontalAdvance(line.text()) <= width or line.text() == texts[-1]
+    assert line.text() != texts[0] and "…" in line.text()
+    line.resize(2000, 20)
+    line.show_text(*texts)
+    assert line.text() == texts[0]
+
+
 def test_uncertainty_is_chosen_among_the_heat_maps_and_its_colours_are_explained(panel: Any, doubts: Doubts) -> None:
     (result,) = doubts.session.results
     row = next(row for row in range(panel.heat.count()) if panel.heat.itemText(row) == "Uncertainty")

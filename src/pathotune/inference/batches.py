@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future
@@ -30,10 +31,11 @@ class Run:
 
     order : in which the tiles are predicted.
     batch_size : of the batches to come; it shrinks when memory runs out.
-    started : time.monotonic() of the call.
+    started : what the clock said at the call.
     name : what the slide is called, where not by its file's name.
     new : tiles predicted so far.
     was_cancelled : whether somebody asked to stop.
+    clock : stands still while the work is paused.
     """
 
     slide: Slide
@@ -48,6 +50,7 @@ class Run:
     name: str | None = None
     new: int = 0
     was_cancelled: bool = False
+    clock: Callable[[], float] = time.monotonic
 
 
 @dataclass

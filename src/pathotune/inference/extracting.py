@@ -28,6 +28,7 @@ from pathotune.methods.fitting import COARSEST, check_slide
 from pathotune.tiles.grid import tile_grid
 from pathotune.tiles.reader import TileReader
 from pathotune.tiles.tissue import tissue_mask
+from pathotune.waiting import Asking
 
 if TYPE_CHECKING:
     from pathotune.backbones.card import BackboneCard
@@ -135,7 +136,8 @@ def extract(
     TuningMismatch : the tuning gives no features of single tiles.
     PathotuneError : what `predict_slide` raises.
     """
-    started = time.monotonic()
+    asking = Asking(cancel or _never)
+    started = asking.worked()
     source = _source_of(backbone, tuning, load, sha256)
     with contextlib.ExitStack() as stack:
         if isinstance(slide, str | Path):
@@ -166,7 +168,7 @@ def extract(
         reader = stack.enter_context(TileReader(slide, source.reading))
         whose: Any = tuning  # the batches ask the tuning nothing
         order = np.arange(len(tiles), dtype=np.intp)
-        run = Run(slide, whose, device, tiles, order, False, cancel or _never, 1, started)
+        run = Run(slide, whose, device, tiles, order, False, asking, 1, started, clock=asking.worked)
         run.batch_size = batch_size or default_batch_size(device)
         yield from _extract(run, reader, source, network, target, work, precision, resume, settled)
 
@@ -270,12 +272,12 @@ def _extract(
         yield Note(f"{chosen.name}: {chosen.reason}")
     part = FeaturePart(target, work, len(run.tiles), width)
     before = int(part.done.sum())
-    working = time.monotonic()
+    working = run.clock()
     try:
         yield from _compute(run, reader, extractor, part)
     finally:
         part.close()  # also where the caller closes the generator: what is computed is kept
-    rate = run.new / max(time.monotonic() - working, 1e-9)
+    rate = run.new / max(run.clock() - working, 1e-9)
     if run.was_cancelled or not part.done.all():
         yield Finished(_result(run.slide, None, "cancelled", run.started, int(part.done.sum()), width, rate))
         return
@@ -325,7 +327,7 @@ def _width(run: Run, reader: TileReader, extractor: FeatureModel) -> int:
 def _compute(run: Run, reader: TileReader, extractor: FeatureModel, part: FeaturePart) -> Iterator[Event]:
     """Batch after batch into the part."""
     stream: Any = part  # takes answers as a prediction's stream does
-    done, total, started, told = part.done, len(run.tiles), time.monotonic(), 0.0
+    done, total, started, told = part.done, len(run.tiles), run.clock(), 0.0
     missing = run.order[~done]
     yield Step("features", total - len(missing), total)
     with Lanes(extractor, run.cancel) as lanes:
@@ -333,7 +335,7 @@ def _compute(run: Run, reader: TileReader, extractor: FeatureModel, part: Featur
             yield from take(run, stream, lanes, batch, done)
             if time.monotonic() - told >= _STEP_S and not run.was_cancelled:
                 told, left = time.monotonic(), int(total - done.sum())
-                rate = run.new / (told - started)
+                rate = run.new / max(run.clock() - started, 1e-9)
                 yield Step("features", total - left, total, rate=rate, seconds_left=left / rate if rate else None)
 
 

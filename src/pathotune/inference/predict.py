@@ -30,6 +30,7 @@ from pathotune.methods.fitting import check_slide
 from pathotune.tiles.grid import tile_grid
 from pathotune.tiles.reader import TileReader
 from pathotune.tiles.tissue import TissueMask, tissue_mask
+from pathotune.waiting import Asking
 
 if TYPE_CHECKING:
     from pathotune.backbones.surface import Backbone
@@ -92,7 +93,7 @@ def predict_slide(
     features : whether the features of every tile are kept; the same.
     tissue : the slide's tissue where it is known already.
     name : what the slide is called in the store and its name, in place of its file name (a pseudonym).
-    cancel : asked several times a second.
+    cancel : asked several times a second. While it does not answer the work is paused, which does not count as time.
 
     Raises
     ------
@@ -101,7 +102,8 @@ def predict_slide(
     """
     if attention_kind not in get_args(AttentionKind):
         raise UsageError(f"There is no attention_kind {attention_kind!r}; choose {', '.join(get_args(AttentionKind))}.")
-    started = time.monotonic()
+    asking = Asking(cancel or _never)
+    started = asking.worked()
     with contextlib.ExitStack() as stack:
         slide, tuning = opened(slide, tuning, stack)
         check_slide(tuning, slide)
@@ -109,7 +111,7 @@ def predict_slide(
         part = {"stride_px": stride_px, "box_px0": box_px0, "polygon": polygon}
         tiles = yield from _tiles(slide, tuning, part, tissue, name or slide.name)
         if not len(tiles):
-            yield Finished(_result(name or slide.path, None, "empty", started, 0, {}, 0.0))
+            yield Finished(_result(name or slide.path, None, "empty", asking.worked() - started, 0, {}, 0.0))
             return
         path = store_path(name or slide.path, tuning.name, out)
         lease = stack.enter_context(leased(path))
@@ -122,10 +124,10 @@ def predict_slide(
         place = find_place(path, work, resume=resume, on_mismatch=on_mismatch)
         order = order_tiles(tiles, work.grid, start_px0=start_point_px0)
         size = batch_size or default_batch_size(device)
-        asked = cancel or _never
         run = Run(
-            slide, tuning, device, tiles, order, deterministic, lambda: lease.is_lost or asked(), size, started, name
-        )
+            slide, tuning, device, tiles, order, deterministic, lambda: lease.is_lost or asking(), size, started, name,
+            clock=asking.worked,
+        )  # fmt: skip
         reader = stack.enter_context(TileReader(slide, tuning.reading))
         chosen = pick_precision(run, place.store, reader, model, backbone, precision)
         kept = kept_of(run, place.store, reader, model, backbone, sources, reliability, features)
@@ -167,7 +169,7 @@ def _fill(run: Run, store: PredictionStore, reader: TileReader, model: TileModel
     before, seconds_before = int(done.sum()), float(store.attrs.get("seconds", 0.0))
     store.attrs["state"] = "running"
     store.save_attributes()
-    ended, working = False, time.monotonic()
+    ended, working = False, run.clock()
     try:
         yield from _predict_missing(run, stream, reader, model, done)
         ended = True
@@ -175,7 +177,7 @@ def _fill(run: Run, store: PredictionStore, reader: TileReader, model: TileModel
         # Also reached when the caller closes the generator: what is predicted is written, where that is still ours.
         stream.close(write=not lease.is_lost)
         state = "complete" if done.all() and ended else "cancelled"
-        seconds = seconds_before + time.monotonic() - run.started
+        seconds = seconds_before + run.clock() - run.started
         if not lease.is_lost:
             store.finish(state, seconds=round(seconds, 3), finished=now(), batch_size=run.batch_size)
     if lease.is_lost:
@@ -183,14 +185,14 @@ def _fill(run: Run, store: PredictionStore, reader: TileReader, model: TileModel
     yield from stream.events()
     for text in drop_replaced(store) if store.is_complete else ():
         yield Note(text)
-    rate = run.new / (time.monotonic() - working)
+    rate = run.new / max(run.clock() - working, 1e-9)
     areas = store.summary()
     if run.was_cancelled:
         status = "cancelled"
     else:
         status = "resumed" if before else "done"
     called = run.name or run.slide.path
-    yield Finished(_result(called, store.path, status, run.started, int(done.sum()), areas, rate))
+    yield Finished(_result(called, store.path, status, run.clock() - run.started, int(done.sum()), areas, rate))
 
 
 def _predict_missing(
@@ -201,7 +203,7 @@ def _predict_missing(
     parts = [missing]
     if run.deterministic:
         parts = np.split(missing, np.flatnonzero(np.diff(stream.unit_of(missing))) + 1)
-    total, started = len(done), time.monotonic()
+    total, started = len(done), run.clock()
     yield Step("predict", total - len(missing), total)
     with Lanes(model, run.cancel) as lanes:
         told = 0.0
@@ -210,17 +212,17 @@ def _predict_missing(
             yield from stream.events()
             if time.monotonic() - told >= _STEP_S and not run.was_cancelled:
                 told, left = time.monotonic(), int(total - done.sum())
-                rate = run.new / (told - started)
+                rate = run.new / max(run.clock() - started, 1e-9)
                 yield Step("predict", total - left, total, rate=rate, seconds_left=left / rate if rate else None)
     if not run.was_cancelled:
-        yield Step("predict", total, total, rate=run.new / max(time.monotonic() - started, 1e-9), seconds_left=0.0)
+        yield Step("predict", total, total, rate=run.new / max(run.clock() - started, 1e-9), seconds_left=0.0)
 
 
 def _result(
     slide: str | Path,
     store: Path | None,
     status: str,
-    started: float,
+    seconds: float,
     tiles: int,
     classes: Mapping[str, float],
     rate: float,
@@ -232,7 +234,7 @@ def _result(
         "tiles": tiles,
         "classes": dict(classes),
         "score": None,
-        "seconds": round(time.monotonic() - started, 3),
+        "seconds": round(seconds, 3),
         "tiles_per_second": round(rate, 3),
         "peak_memory_mb": round(peak_memory_mb(), 1),
         "status": status,

@@ -141,8 +141,14 @@ def _with_corrections(tiles: LabelledTiles, drawn: Indices, corrections: Indices
         raise NoTiles(_one_sided(tiles, np.arange(len(tiles))))
     dropped = split.dropped + found.dropped + int(both.sum())
     notes = list(split.notes)
-    if found.dropped + both.sum():
-        notes.append(f"{found.dropped + int(both.sum())} corrections that overlap both sides were left out.")
+    lost = found.dropped + int(both.sum())
+    if lost:
+        what = (
+            "1 correction that overlaps both sides was"
+            if lost == 1
+            else f"{lost} corrections that overlap both sides were"
+        )
+        notes.append(f"{what} left out.")
     return Split(rows[found.train], rows[found.validation], notes, dropped)
 
 

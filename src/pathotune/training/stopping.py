@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import threading
-import time
 from collections.abc import Callable, Generator, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pathotune.errors import Cancelled
+from pathotune.waiting import Asking
 
 if TYPE_CHECKING:
     from pathotune.backbones.surface import Backbone
@@ -33,22 +32,21 @@ class Stopping:
     cancel : asked often and from several threads; true ends the work. As long as it does not answer, the work stands
         still, which changes nothing in its result.
     backbone : is asked between the layers of; None asks only where `look` is called.
-
-    Attributes
-    ----------
-    waited : seconds that `cancel` took to answer, all in all.
     """
 
     def __init__(self, cancel: Callable[[], bool] = never, backbone: Backbone | None = None) -> None:
-        self._cancel, self._backbone = cancel, backbone
-        self._lock = threading.Lock()
-        self._inside, self._since = 0, 0.0
+        self._asking, self._backbone = Asking(cancel), backbone
+        self._is_asked = cancel is not never
         self._hooks: list[Any] = []
         self._is_timing = False
-        self.waited = 0.0
+
+    @property
+    def waited(self) -> float:
+        """Seconds that `cancel` took to answer, all in all."""
+        return self._asking.waited
 
     def __enter__(self) -> Stopping:
-        if self._backbone is not None and self._cancel is not never:
+        if self._backbone is not None and self._is_asked:
             import torch
 
             linear = [part for part in self._backbone.modules() if isinstance(part, torch.nn.Linear)]
@@ -80,18 +78,7 @@ class Stopping:
         """
         if self._is_timing:
             return
-        with self._lock:
-            if not self._inside:
-                self._since = time.monotonic()
-            self._inside += 1
-        try:
-            wanted = self._cancel()
-        finally:
-            with self._lock:
-                self._inside -= 1
-                if not self._inside:
-                    self.waited += time.monotonic() - self._since
-        if wanted:
+        if self._asking():
             raise Cancelled("The tuning")
 
     def passing(self, stream: Generator[Event, None, Found]) -> Generator[Event, None, Found]:

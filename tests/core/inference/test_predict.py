@@ -223,6 +223,23 @@ def test_cancel_ends_within_a_forward_pass(run: Run, model: Any, tuning: Any, sl
     assert not store.is_complete
 
 
+def test_time_paused_counts_neither_as_work_nor_in_the_rate(
+    run: Run, model: Any, tuning: Any, slide_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("pathotune.waiting.time.monotonic", lambda: now[0])
+
+    def wait_an_hour() -> bool:
+        now[0] += 3600.0
+        return False
+
+    result, events = run(slide_path, tuning, tmp_path, cancel=wait_an_hour)
+    assert result["status"] == "done" and now[0] > 3600 and result["seconds"] < 1
+    assert PredictionStore.open(result["store"]).attrs["seconds"] < 1
+    rates = [event.rate for event in events if isinstance(event, Step) and event.rate is not None]
+    assert rates and min([*rates[-3:], result["tiles_per_second"]]) > 1, "tiles in an hour would be below one a second"
+
+
 def test_batch_halves_when_memory_runs_out(run: Run, model: Any, tuning: Any, slide_path: Path, tmp_path: Path) -> None:
     whole, _ = run(slide_path, tuning, tmp_path / "whole", batch_size=16)
 

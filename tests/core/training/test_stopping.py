@@ -57,10 +57,8 @@ def test_paused_or_not_the_tuning_is_the_same_to_the_bit(tiny_backbone, source, 
 
 
 def test_time_paused_counts_neither_as_work_nor_as_time_left(tiny_backbone, source, tmp_path, monkeypatch):
-    from pathotune.training import stopping
-
     now = [0.0]
-    monkeypatch.setattr(stopping.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("pathotune.waiting.time.monotonic", lambda: now[0])
 
     def wait_an_hour():
         now[0] += 3600.0
