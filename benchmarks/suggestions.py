@@ -7,7 +7,7 @@ Each run starts from a few drawn regions per class and a tuning on them. Then, i
 about (their class comes from the truth, and one whose truth is not clear is passed over, as a person would), they join
 the regions as corrections, and the last tuning is gone on from. Both ways share slide, first regions, first tuning,
 seed, number of places and everything else but which places. Tuning is the dock's: its default method (interactive mode
-where it has one), `continue_from` the last. Only the frozen lower blocks of the slide's tiles are computed once and kept.
+where it has one), `continue_from` the last. Only the frozen part of the slide's tiles is computed once and kept.
 
 With the dock's default method suggested places were ahead of random ones on `generated`; with prompts trained as well
 (`--method pathotune`) they were not over the same five seeds. The figures stand in docs/annotate-and-tune.md.
