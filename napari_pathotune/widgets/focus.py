@@ -54,7 +54,8 @@ class FocusRing(QObject):
 
     def __init__(self, inside: QWidget) -> None:
         super().__init__(inside)
-        self._inside, self._ring = inside, None
+        self._inside = inside
+        self._ring: Ring | None = None
         application = QApplication.instance()
         if application is not None:
             application.focusChanged.connect(self._on_focus_changed)

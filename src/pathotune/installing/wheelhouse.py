@@ -103,7 +103,7 @@ def create_offline_folder(out: Path, config: OfflineConfig | None = None) -> Ite
     facts = {"format": FORMAT, "pathotune": version, "platform": target.name, "python": python}
     facts |= {"system": target.system, "machine": target.machine}
     files = _finished(out, {**facts, "licences": {card.name: card.licence for card in cards}}, warnings)
-    result = {"out": str(out), "pathotune": version, "platform": target.name, "python": python}
+    result: dict[str, Any] = {"out": str(out), "pathotune": version, "platform": target.name, "python": python}
     result["wheels"] = sum(name.startswith(f"{WHEELS}/") for name in files)
     result |= {"backbones": [card.name for card in cards], "warnings": warnings}
     yield Finished({**result, "bytes": sum(one["bytes"] for one in files.values())})
