@@ -22,13 +22,12 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 from timm.models.vision_transformer import VisionTransformer
 
-from benchmarks.pretraining.export import load_encoder
+from benchmarks.pretraining.export import POOLINGS, load_encoder
 from benchmarks.pretraining.stain import draw_jitter, mix, optical_density, stain_amounts, transmitted
 
 SIDE = 224
 WEIGHTS = Path(__file__).parents[1] / "resources/backbones/weights/pathotune-tiny.safetensors"
 SECTION_MPP = {"C2": 0.696, "C3": 0.669, "C4": 0.690}
-POOLINGS = ("cls", "mean_patch", "cls+mean_patch")
 NEIGHBOURS = 5
 
 
@@ -136,15 +135,21 @@ def encoder_features(
     encoder: VisionTransformer, mean: list[float], std: list[float], images: np.ndarray
 ) -> dict[str, np.ndarray]:
     """Features of tiles (tiles, 224, 224, 3) for every pooling."""
-    parts = []
+    parts: dict[str, list[torch.Tensor]] = {"cls": [], "mean_patch": [], "std_patch": []}
     for part in np.array_split(images, math.ceil(len(images) / 32)):
         values = torch.from_numpy(part.transpose(0, 3, 1, 2).copy()).float() / 255
         values = (values - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
         tokens = encoder.forward_features(values)
-        parts.append(torch.cat([tokens[:, 0], tokens[:, 1:].mean(dim=1)], dim=1))
-    both = torch.cat(parts).float().numpy()
-    dim = both.shape[1] // 2
-    return {"cls": both[:, :dim], "mean_patch": both[:, dim:], "cls+mean_patch": both}
+        parts["cls"].append(tokens[:, 0])
+        parts["mean_patch"].append(tokens[:, 1:].mean(dim=1))
+        parts["std_patch"].append(tokens[:, 1:].std(dim=1, correction=0))
+    cls, mean_patch, std_patch = (torch.cat(values).float().numpy() for values in parts.values())
+    return {
+        "cls": cls,
+        "mean_patch": mean_patch,
+        "cls+mean_patch": np.hstack([cls, mean_patch]),
+        "mean+std_patch": np.hstack([mean_patch, std_patch]),
+    }
 
 
 def random_encoder(seed: int = 0) -> VisionTransformer:

@@ -9,7 +9,7 @@ import torch
 
 from benchmarks.pretraining.curves import append_record, cost, draw_curves
 from benchmarks.pretraining.data import load_sources
-from benchmarks.pretraining.export import export_weights
+from benchmarks.pretraining.export import POOLINGS, export_weights
 from benchmarks.pretraining.loop import CollapsedRun, Recipe, Run, describe, saved_recipe
 
 
@@ -20,8 +20,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, required=True, help="folder of the run: state, curves and weights")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads, 0 leaves them to torch")
+    parser.add_argument("--begin-from", type=Path, help="exported weights to begin with, in place of random ones")
     parser.add_argument("--export-only", action="store_true", help="write the weights of the saved state and end")
-    parser.add_argument("--pooling", default="mean_patch", choices=["cls", "mean_patch", "cls+mean_patch"])
+    parser.add_argument("--pooling", default="mean_patch", choices=POOLINGS)
     for item in fields(Recipe):
         if item.type in (int, float):
             parser.add_argument("--" + item.name.replace("_", "-"), type=item.type, default=item.default)
@@ -41,6 +42,8 @@ def main(arguments: list[str] | None = None) -> int:
         if state.exists():
             run.load(state)
             print(f"going on from step {run.step}", flush=True)
+        elif options.begin_from:
+            run.begin_from(options.begin_from)
         try:
             for record in run.train():
                 append_record(options.output / "curves.csv", record)

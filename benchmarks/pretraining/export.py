@@ -9,6 +9,9 @@ from safetensors.torch import load_file, save_file
 
 from benchmarks.pretraining.model import build_encoder
 
+#: The features that a probe of the weights can read; those of `mean_patch` are the shipped ones.
+POOLINGS = ("cls", "mean_patch", "cls+mean_patch", "mean+std_patch")
+
 
 def export_weights(state: Path, output: Path, pooling: str = "cls") -> dict[str, str]:
     """Write the teacher of the saved run `state` to `output`; returns the metadata stored in it."""

@@ -1,5 +1,6 @@
 """The training loop: a generator of records, resumable, which says so when the features collapse."""
 
+import hashlib
 import json
 import math
 import time
@@ -14,6 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from benchmarks.pretraining.data import CropSampler, Source, batches
+from benchmarks.pretraining.export import load_encoder
 from benchmarks.pretraining.model import GRID, Pretrainer, correlation, encode, window_positions
 from benchmarks.pretraining.stain import chain, draw_jitter, mix, optical_density, transmitted
 from benchmarks.pretraining.targets import normalised_pixels, patch_statistics, patchify, tile_statistics
@@ -56,12 +58,14 @@ class Recipe:
     shared_jitter: float = 0.25
     settled_jitter: float = 0.1
     view_jitter: float = 0.1
+    coarsest_mpp: float = 1.0
     least_rank: float = 4.0
     seed: int = 0
     report_every: int = 100
     save_every: int = 200
     mean: list[float] = field(default_factory=list)
     std: list[float] = field(default_factory=list)
+    begun_from: str = ""  # SHA-256 of the weights that the run began with; empty where it began from random ones
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:
@@ -104,7 +108,9 @@ class Run:
 
     def __init__(self, recipe: Recipe, sources: list[Source], folder: Path, device: str = "cpu") -> None:
         self.recipe, self.folder, self.device = recipe, folder, torch.device(device)
-        self.sampler, self.final_sampler = CropSampler(sources, recipe.side), CropSampler(sources, recipe.final_side)
+        resolutions = (0.25, recipe.coarsest_mpp)
+        self.sampler = CropSampler(sources, recipe.side, resolutions)
+        self.final_sampler = CropSampler(sources, recipe.final_side, resolutions)
         torch.manual_seed(recipe.seed)
         # The monitored tiles are drawn like the others, from a seed that no step uses.
         self.monitor = self.sampler.batch(256, recipe.seed + 10**6, 0)[0]
@@ -272,6 +278,14 @@ class Run:
         save_file({key: value.detach().cpu() for key, value in tensors.items()}, part, metadata=meta)
         part.replace(self.folder / "state.safetensors")
 
+    def begin_from(self, weights: Path) -> None:
+        """Begin with exported weights in student and teacher, and read pixels as they do; decoder and heads are new."""
+        encoder, facts = load_encoder(weights)
+        self.model.student.load_state_dict(encoder.state_dict())
+        self.model.teacher.load_state_dict(encoder.state_dict())
+        self.recipe.mean, self.recipe.std = json.loads(facts["mean"]), json.loads(facts["std"])
+        self.recipe.begun_from = hashlib.sha256(weights.read_bytes()).hexdigest()
+
     def load(self, path: Path) -> None:
         """Go on from a saved state; the recipe of this run holds, its measured constants come from the file."""
         with safe_open(path, "pt") as file:
@@ -279,6 +293,7 @@ class Run:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
         saved = json.loads(meta["recipe"])
         self.recipe.mean, self.recipe.std, self.step = saved["mean"], saved["std"], int(meta["step"])
+        self.recipe.begun_from = saved.get("begun_from", "")
         model = {key.removeprefix("model."): value for key, value in tensors.items() if key.startswith("model.")}
         self.model.load_state_dict(model)
         state: dict[int, dict[str, torch.Tensor]] = {}

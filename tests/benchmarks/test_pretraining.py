@@ -178,6 +178,25 @@ def test_a_resumed_run_ends_where_an_unbroken_one_does(sources: list[Source], tm
     assert saved_recipe(tmp_path / "two/state.safetensors").steps == 4
 
 
+def test_a_run_can_begin_with_exported_weights(sources: list[Source], tmp_path: Path) -> None:
+    (tmp_path / "first").mkdir()
+    first = Run(tiny(), sources, tmp_path / "first")
+    list(first.train())
+    weights = tmp_path / "first/weights.safetensors"
+    export_weights(tmp_path / "first/state.safetensors", weights)
+    second = Run(tiny(seed=1), sources, tmp_path)
+    second.begin_from(weights)
+    assert second.recipe.mean == first.recipe.mean  # the pixels that the weights know, not those of this seed
+    for begun in (second.model.student, second.model.teacher):
+        for ours, theirs in zip(begun.parameters(), first.model.teacher.parameters(), strict=True):
+            assert torch.allclose(ours, theirs, atol=1e-2)  # float16 in the file
+    list(second.train())
+    assert len(saved_recipe(tmp_path / "state.safetensors").begun_from) == 64
+    resumed = Run(tiny(seed=1), sources, tmp_path)
+    resumed.load(tmp_path / "state.safetensors")
+    assert resumed.recipe.begun_from == second.recipe.begun_from
+
+
 def test_a_collapsed_run_says_so(sources: list[Source], tmp_path: Path) -> None:
     run = Run(tiny(steps=6, least_rank=150.0), sources, tmp_path)
     with pytest.raises(CollapsedRun, match="has collapsed"):
