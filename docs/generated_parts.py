@@ -6,7 +6,6 @@ import importlib
 import inspect
 import re
 from collections.abc import Iterator
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
@@ -17,7 +16,6 @@ from pathotune.cli import app
 from pathotune.methods import METHODS, config_class
 from pathotune.methods.options import Option, options_of
 
-OTHERS = "(all other pages)"
 PLACE = "<!-- {name}: filled in when the site is built -->"
 
 
@@ -126,20 +124,20 @@ def errors_text() -> str:
 
 
 def reached(index: str, folder: Path) -> str:
-    """The index page with its patterns and its OTHERS replaced by the pages there are, so that every page is reached.
-
-    A pattern that finds nothing goes: pages of that kind may come later.
-    """
-    pages = {path.stem for path in folder.glob("*.md")} - {"index"}
-    lines, named = [], {line.strip() for line in index.splitlines()}
-    for line in index.splitlines():
-        if line.endswith("*") and " " not in line:
-            found = sorted(page for page in pages - named if fnmatch(page, line))
-            named |= set(found)
-            lines += found
-        else:
-            lines.append(line)
-    return "\n".join(lines).replace(OTHERS, "\n".join(sorted(pages - named)))
+    """The index page and the contents behind it, section by section as it links them; what it does not link follows."""
+    left = {path.stem for path in folder.glob("*.md")} - {"index"}
+    contents = []
+    for section in index.split("\n## ")[1:]:
+        pages = re.findall(r"^\* \[[^\]]+\]\(([^)#]+)\.(?:md|ipynb)\)", section, flags=re.MULTILINE)
+        contents.append((section.partition("\n")[0], pages))
+        left -= set(pages)
+    contents.append(("Further", sorted(left)))
+    trees = [
+        "\n".join(["```{toctree}", f":caption: {name}", ":hidden:", "", *pages, "```"])
+        for name, pages in contents
+        if pages
+    ]
+    return "\n\n".join([index, *trees])
 
 
 FILLED = {"commands": commands_text, "settings": settings_text, "errors": errors_text}

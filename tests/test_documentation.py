@@ -101,14 +101,16 @@ def test_reference_pages_are_filled(parts: None) -> None:
     assert "`MissingPixelSize`" in fill((DOCS / "errors.md").read_text(encoding="utf-8"))
 
 
-def test_every_page_is_reached_from_the_contents(parts: None) -> None:
+def test_every_page_is_reached_from_the_contents(parts: None, tmp_path: Path) -> None:
     from generated_parts import reached
 
-    index = reached((DOCS / "index.md").read_text(encoding="utf-8"), DOCS)
-    lines = index.splitlines()
+    text = (DOCS / "index.md").read_text(encoding="utf-8")
+    lines = reached(text, DOCS).splitlines()
     for page in DOCS.glob("*.md"):
         assert page.stem == "index" or lines.count(page.stem) == 1, page.name
-    assert "*" not in "".join(line for line in lines if " " not in line and not line.startswith("*"))
+    assert lines.count("notebooks/from-python") == 1 and ":caption: How to" in lines
+    (tmp_path / "new.md").write_text("# New", encoding="utf-8")
+    assert ":caption: Further\n:hidden:\n\nnew\n" in reached(text, tmp_path), "a page nobody has linked yet"
 
 
 def test_figures_are_those_the_script_draws(parts: None) -> None:
