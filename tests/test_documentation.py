@@ -77,6 +77,17 @@ def test_every_row_has_an_answer() -> None:
     assert all(len(answer.strip()) > 10 for _, _, answer in rows)
 
 
+def test_sentences_that_the_page_of_errors_explains_are_said_somewhere() -> None:
+    code = "\n".join(path.read_text(encoding="utf-8") for path in (REPOSITORY / "src").rglob("*.py"))
+    said = re.sub(r'" *\n\s*f?"', "", code)  # literals that follow each other are one sentence
+    text = (DOCS / "errors.md").read_text(encoding="utf-8").partition("## In napari")[0]
+    quoted = [quote for line in re.findall(r"^### (.+)$", text, flags=re.M) for quote in re.findall(r'"([^"]+)"', line)]
+    assert len(quoted) > 15
+    for quote in quoted:
+        for part in filter(None, (part.strip(" ,") for part in quote.split("…"))):
+            assert part in said, f"nothing says {part!r}"
+
+
 def test_every_command_has_help_with_an_example(parts: None) -> None:
     from generated_parts import commands
 

@@ -57,6 +57,14 @@ CohortFeaturesOption = Annotated[
 ExpressionOption = Annotated[
     Path | None, typer.Option("--expression", help="A table of gene expression: rows samples or spots, columns genes.")
 ]
+OriginOption = Annotated[
+    str,
+    typer.Option(
+        "--origin",
+        help="From where the regions' coordinates count: auto (as the file or its program has it), canvas (the slide's "
+        "first pixel) or bounds (the corner of the scanned area).",
+    ),
+]
 PathwaysOption = Annotated[
     Path | None, typer.Option("--pathways", help="Pathways: a .gmt file, or a table of genes by pathways.")
 ]
@@ -126,6 +134,7 @@ def tune(
     ] = None,
     device: DeviceOption = "auto",
     slide_mpp: SlideMppOption = None,
+    origin: OriginOption = "auto",
     json: JsonOption = False,
     verbose: VerboseOption = 0,
     quiet: QuietOption = False,
@@ -155,7 +164,7 @@ def tune(
         words = {"method": method, "backbone": backbone, "weights": weights, "task": task, "config": settings}
         _report_whole(_run("tune", words | {"training": of_training, "out": out}, quiet), json, quiet)
         return
-    sources, mapping = _sources(slide, regions, slides, tiles, slide_mpp, map_classes)
+    sources, mapping = _sources(slide, regions, slides, tiles, slide_mpp, map_classes, origin)
 
     from pathotune.backbones import load_backbone
     from pathotune.training.loop import tune as run
@@ -188,6 +197,7 @@ def evaluate(
     map_classes: MapOption = "",
     device: DeviceOption = "auto",
     slide_mpp: SlideMppOption = None,
+    origin: OriginOption = "auto",
     json: JsonOption = False,
     verbose: VerboseOption = 0,
     quiet: QuietOption = False,
@@ -205,7 +215,7 @@ def evaluate(
         arguments |= {"expression": expression, "weights": weights, "device": device, "slide_mpp": slide_mpp}
         _report_whole(_run("evaluate", arguments, quiet), json, quiet)
         return
-    sources, mapping = _sources(slide, regions, slides, tiles, slide_mpp, map_classes)
+    sources, mapping = _sources(slide, regions, slides, tiles, slide_mpp, map_classes, origin)
 
     from pathotune.evaluation.evaluate import evaluate as run
 
@@ -258,6 +268,7 @@ def _sources(
     tiles: Path | None,
     slide_mpp: float | None,
     map_classes: str,
+    origin: str,
 ) -> tuple[list[TuneSource] | TileTable, dict[str, str]]:
     """The slides with their regions, or the table, from the options that name them; and other names for classes."""
     from pathotune.regions import parse_class_map
@@ -279,7 +290,7 @@ def _sources(
 
     regions = regions or []
     pairs = _pairs_by_name(slides, regions) if slides is not None else _pairs(slide or [], regions)
-    return [TuneSource(image, drawn, slide_mpp=slide_mpp) for image, drawn in pairs], mapping
+    return [TuneSource(image, drawn, slide_mpp=slide_mpp, origin=origin) for image, drawn in pairs], mapping
 
 
 def _pairs(slides: list[Path], regions: list[Path]) -> list[tuple[Path, Path]]:

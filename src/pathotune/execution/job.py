@@ -56,7 +56,7 @@ class Job:
     `attention`, `attention_kind` ("last" or "rollout"), `reliability`, `features`; for tunings of whole slides also
     `features_folder` (tile features that are there already), `expression`, `clinical`.
 
-    Arguments of "tune": `sources` (list of {slide, regions (a path or a GeoJSON FeatureCollection), slide_mpp,
+    Arguments of "tune": `sources` (list of {slide, regions (a path or a GeoJSON FeatureCollection), origin, slide_mpp,
     patient}) or `tiles` (a table), `map_classes`, `method`, `config` (fields of the method's config), `training`
     (fields of TrainingConfig), `backbone`, `weights`, `task`, `out`, `continue_from` (a saved tuning: its method,
     config and backbone then count). In place of `sources`, for methods that learn from whole slides: `cohort` (a
@@ -251,6 +251,7 @@ def _sources(arguments: dict[str, Any], command: str) -> Any:
             regions_path=row["regions"] if isinstance(row.get("regions"), str) else None,
             regions=_regions(row["regions"]) if isinstance(row.get("regions"), dict) else None,
             slide_mpp=row.get("slide_mpp"),
+            origin=str(row.get("origin") or "auto"),
             patient=row.get("patient"),
         )
         for row in needed(arguments, "sources", command)

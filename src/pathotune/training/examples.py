@@ -44,6 +44,7 @@ class TuneSource:
     regions : regions in level-0 pixels, already read.
     slide_mpp : the slide's own pixel size, where the file lacks it or is wrong.
     patient : whose slide it is; slides without one count as patients of their own.
+    origin : from where the coordinates of the regions' file count, as in `read_regions`.
     """
 
     slide_path: str | Path
@@ -51,6 +52,7 @@ class TuneSource:
     regions: Regions | None = None
     slide_mpp: float | None = None
     patient: str | None = None
+    origin: str = "auto"
 
 
 @dataclass
@@ -315,7 +317,7 @@ class Laid:
         if source.regions is not None:
             regions = source.regions.map_classes(map_classes) if map_classes else source.regions
         elif source.regions_path is not None:
-            regions = read_regions(source.regions_path, slide, map_classes=map_classes)
+            regions = read_regions(source.regions_path, slide, origin=source.origin, map_classes=map_classes)
         else:
             regions = Regions()
         self.notes += list(regions.warnings)

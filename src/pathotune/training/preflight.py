@@ -150,7 +150,8 @@ def facts_of(source: TuneSource, reading: Reading) -> tuple[Regions, SlideFacts]
         mpp = slide.require_mpp()
         regions = source.regions
         if regions is None:
-            regions = read_regions(source.regions_path, slide) if source.regions_path is not None else Regions()
+            path = source.regions_path
+            regions = Regions() if path is None else read_regions(path, slide, origin=source.origin)
         size = (float(slide.width_px0), float(slide.height_px0))
     return regions, SlideFacts(size, (mpp.x, mpp.y), source.patient or "")
 

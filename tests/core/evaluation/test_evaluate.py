@@ -92,6 +92,22 @@ def test_folders_are_paired_by_name(tuned, tmp_path, capsys):
     assert json.loads(out)["n"] == 48
 
 
+@pytest.mark.parametrize("origin", ["auto", "canvas", "bounds"])
+def test_the_origin_that_is_named_is_where_coordinates_count_from(tuned, origin, monkeypatch, capsys):
+    from pathotune.regions import read_regions
+
+    folder, path, _, _ = tuned
+    asked = []
+    monkeypatch.setattr(
+        "pathotune.regions.read_regions",
+        lambda *given, **options: asked.append(options["origin"]) or read_regions(*given, **options),
+    )
+    pair = ("--slide", folder / "two.png", "--regions", folder / "two.geojson", "--slide-mpp", 0.5)
+    code, _, err = run("evaluate", "--tuning", path, *pair, "--origin", origin, "--json", capsys=capsys)
+    assert code == 0, err
+    assert asked == [origin]
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "sentence"),
     [
@@ -105,9 +121,12 @@ def test_folders_are_paired_by_name(tuned, tmp_path, capsys):
         (("--out", "x", "--tiles", ".", "--method", "magic"), 2, "no method called 'magic'"),
         (("--out", "x", "--tiles", ".", "--lr", "7"), 2, "lr must be between"),
         (("--out", "x", "--tiles", ".", "--split-by", "tile"), 2, "region, slide, patient"),
+        (("--out", "x", "--slide", "SLIDE", "--regions", "DRAWN", "--origin", "corner"), 2, "auto, canvas, bounds"),
     ],
 )
-def test_what_cannot_be_used_is_one_sentence(arguments, code, sentence, capsys):
+def test_what_cannot_be_used_is_one_sentence(arguments, code, sentence, tuned, capsys):
+    files = {"SLIDE": tuned[0] / "one.png", "DRAWN": tuned[0] / "one.geojson"}
+    arguments = [files.get(argument, argument) for argument in arguments]
     got, out, err = run("tune", *arguments, capsys=capsys)
     assert got == code and sentence in err and "Traceback" not in err and out == ""
 
