@@ -37,7 +37,7 @@ def prefer_our_reader() -> bool:
     if others:
         kept = ", ".join(f"{pattern} ({reader})" for pattern, reader in others.items())
         text += f" What you chose yourself stays: {kept}."
-    text += " The entry Leave slides to napari again takes this back."
+    text += " The entry “Leave slides to napari again” takes this back."
     if not ours or not _agrees("Open slides with PathoTune?", text):
         return False
     _plugins().extension2reader = {**_plugins().extension2reader, **dict.fromkeys(ours, NAME)}
@@ -89,12 +89,13 @@ def _plugins() -> Any:
 
 def _agrees(title: str, text: str) -> bool:
     """Ask the person; no without a window to ask in."""
-    from qtpy.QtWidgets import QApplication, QMessageBox
+    from qtpy.QtWidgets import QApplication, QMainWindow, QMessageBox
 
     if QApplication.instance() is None:
         return False
-    yes = QMessageBox.StandardButton.Yes
-    return bool(QMessageBox.question(QApplication.activeWindow(), title, text) == yes)
+    windows = [widget for widget in QApplication.topLevelWidgets() if isinstance(widget, QMainWindow)]
+    answer = QMessageBox.question(windows[0] if windows else None, title, text)
+    return bool(answer == QMessageBox.StandardButton.Yes)
 
 
 def _tell(text: str) -> None:
