@@ -12,6 +12,7 @@ from pathotune.evaluation.evaluate import evaluate
 from pathotune.events import Finished, Note
 from pathotune.methods.checkpoint import Tuning
 
+MPP = ("--slide-mpp", "0.5")
 KEYS = {"n", "accuracy", "balanced_accuracy", "auc", "f1", "per_class", "confusion", "ece", "ci95"}
 
 
@@ -121,7 +122,11 @@ def test_the_origin_that_is_named_is_where_coordinates_count_from(tuned, origin,
         (("--out", "x", "--tiles", ".", "--method", "magic"), 2, "no method called 'magic'"),
         (("--out", "x", "--tiles", ".", "--lr", "7"), 2, "lr must be between"),
         (("--out", "x", "--tiles", ".", "--split-by", "tile"), 2, "region, slide, patient"),
-        (("--out", "x", "--slide", "SLIDE", "--regions", "DRAWN", "--origin", "corner"), 2, "auto, canvas, bounds"),
+        (
+            ("--out", "x", "--slide", "SLIDE", "--regions", "DRAWN", *MPP, "--origin", "corner"),
+            2,
+            "auto, canvas, bounds",
+        ),
     ],
 )
 def test_what_cannot_be_used_is_one_sentence(arguments, code, sentence, tuned, capsys):
