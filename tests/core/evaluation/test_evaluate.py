@@ -12,7 +12,6 @@ from pathotune.evaluation.evaluate import evaluate
 from pathotune.events import Finished, Note
 from pathotune.methods.checkpoint import Tuning
 
-MPP = ("--slide-mpp", "0.5")
 KEYS = {"n", "accuracy", "balanced_accuracy", "auc", "f1", "per_class", "confusion", "ece", "ci95"}
 
 
@@ -129,9 +128,7 @@ def test_the_origin_that_is_named_is_where_coordinates_count_from(tuned, origin,
         ),
     ],
 )
-def test_what_cannot_be_used_is_one_sentence(arguments, code, sentence, tuned, capsys):
-    files = {"SLIDE": tuned[0] / "one.png", "DRAWN": tuned[0] / "one.geojson"}
-    arguments = [files.get(argument, argument) for argument in arguments]
+def test_what_cannot_be_used_is_one_sentence(arguments, code, sentence, capsys):
     got, out, err = run("tune", *arguments, capsys=capsys)
     assert got == code and sentence in err and "Traceback" not in err and out == ""
 
