@@ -121,11 +121,6 @@ def test_the_origin_that_is_named_is_where_coordinates_count_from(tuned, origin,
         (("--out", "x", "--tiles", ".", "--method", "magic"), 2, "no method called 'magic'"),
         (("--out", "x", "--tiles", ".", "--lr", "7"), 2, "lr must be between"),
         (("--out", "x", "--tiles", ".", "--split-by", "tile"), 2, "region, slide, patient"),
-        (
-            ("--out", "x", "--slide", "SLIDE", "--regions", "DRAWN", *MPP, "--origin", "corner"),
-            2,
-            "auto, canvas, bounds",
-        ),
     ],
 )
 def test_what_cannot_be_used_is_one_sentence(arguments, code, sentence, capsys):
