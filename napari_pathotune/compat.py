@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,6 +87,36 @@ def restore_view(viewer: Any) -> None:
     canvas: Any = getattr(viewer, "canvas", None)
     if hasattr(canvas, "background_color_override"):
         canvas.background_color_override = None
+
+
+def has_window(viewer: Any) -> bool:
+    """Whether the viewer has a window, and so a loop of Qt; a plain viewer model has none."""
+    return getattr(getattr(viewer, "window", None), "_qt_viewer", None) is not None
+
+
+def slices_in_threads() -> bool:
+    """Whether the person has switched on napari's own asynchronous slicing."""
+    from napari.settings import get_settings
+
+    return bool(get_settings().experimental.async_)
+
+
+def coarsest_picture(layer: Any) -> Any | None:
+    """The pixels of a multiscale layer's last level, which napari keeps for its thumbnail; None where it does not."""
+    kept = getattr(getattr(getattr(layer, "_slicing_state", None), "_slice", None), "thumbnail", None)
+    return getattr(kept, "raw", None)
+
+
+def before_screenshots(viewer: Any, ready: Callable[[], AbstractContextManager[None]]) -> None:
+    """Have the canvas enter `ready()` for every picture that is taken of it."""
+    canvas = viewer.window._qt_viewer.canvas
+    take = canvas.screenshot
+
+    def take_ready() -> Any:
+        with ready():
+            return take()
+
+    canvas.screenshot = take_ready
 
 
 def show_warning(text: str) -> None:

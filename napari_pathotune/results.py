@@ -160,26 +160,42 @@ class ResultLayers:
 
     def put_attention(self, result: Result, found: list[LayerData]) -> None:
         """Show other attention in the layer of a result; the layer is removed where there is none to show."""
+        for step in self.attention_steps(result, found):
+            step()
+
+    def attention_steps(self, result: Result, found: list[LayerData]) -> list[Callable[[], None]]:
+        """The same in steps for turns of the window's loop, as all at once would be felt in it."""
         layer = result.attention
         if layer is None:
-            return
+            return []
         if not found:
-            self.session.viewer.layers.remove(layer)
-            return
+            return [lambda: self._remove_attention(result)]
         data, options, _ = found[0]
         about, new = facts(layer), options["metadata"]["pathotune"]
-        if about["sources"] == new["sources"] and same_path(about["store"], new["store"]):
-            # It reads this store already: what has been written since is all there is to show.
+
+        def follow() -> None:
             if about["source"] == new["source"]:
                 layer.contrast_limits = options["contrast_limits"]
             if layer.visible:
                 layer.refresh(thumbnail=False, highlight=False, extent=False)
-            return
-        about.update(new)
-        layer.data = data if layer.multiscale else data[0]
-        layer.name, layer.scale, layer.translate = options["name"], options["scale"], options["translate"]
-        layer.contrast_limits = options["contrast_limits"]
-        self.session.results_changed.emit()
+
+        def put() -> None:
+            about.update(new)
+            layer.data = data if layer.multiscale else data[0]
+            layer.scale, layer.translate = options["scale"], options["translate"]
+
+        def name() -> None:
+            if about["source"] == new["source"]:  # the person may have chosen another meanwhile
+                layer.name, layer.contrast_limits = options["name"], options["contrast_limits"]
+
+        if about["sources"] == new["sources"] and same_path(about["store"], new["store"]):
+            # It reads this store already: what has been written since is all there is to show.
+            return [follow]
+        return [put, name, self.session.results_changed.emit]
+
+    def _remove_attention(self, result: Result) -> None:
+        if result.attention is not None:
+            self.session.viewer.layers.remove(result.attention)
 
     def show_result(self, store: str, layer_data: list[LayerData], joining: bool = False) -> Callable[[], bool]:
         """Add a result's layers one call at a time, so that no call holds the window up for long.

@@ -383,5 +383,8 @@ def session_of(viewer: Any) -> Session:
     """The one session of a viewer."""
     model = compat.plain_viewer(viewer)
     if model not in _SESSIONS:
+        from napari_pathotune.slide_view import attach
+
         _SESSIONS[model] = Session(model)
+        attach(_SESSIONS[model])
     return _SESSIONS[model]

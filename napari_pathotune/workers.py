@@ -218,6 +218,7 @@ class OverlayFiller:
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="pathotune-overlay")
         self._reads: deque[tuple[str, Future[Any]]] = deque()
         self._adders: deque[Callable[[], bool]] = deque()
+        self._later: deque[Callable[[], None]] = deque()  # one a turn of the loop: each has the window drawn again
         self._stores: dict[str, Future[Opened]] = {}
         self._boxes: dict[str, list[Box]] = {}
         self._slide_path, self._had_slide = "", False
@@ -226,7 +227,7 @@ class OverlayFiller:
     @property
     def is_busy(self) -> bool:
         """Something is still being read or painted."""
-        return bool(self._reads or self._adders or self._boxes)
+        return bool(self._reads or self._adders or self._boxes or self._later)
 
     @property
     def _is_slide_closed(self) -> bool:
@@ -255,6 +256,9 @@ class OverlayFiller:
         if self._adders:
             if not self._adders[0]():
                 self._adders.popleft()
+            return
+        if self._later:
+            self._later.popleft()()
             return
         changed: dict[str, Result] = {}
         while self._reads and self._reads[0][1].done() and time.perf_counter() < end:
@@ -293,7 +297,7 @@ class OverlayFiller:
                 self._adders.append(self.session.shown.show_result(store, [data]))
             opened = self.session.result_at(store)
             if opened is not None:
-                self.session.shown.put_attention(opened, found.attention)
+                self._later.extend(self.session.shown.attention_steps(opened, found.attention))
             return opened
         result = self.session.result_at(store)
         if result is None:
@@ -336,6 +340,7 @@ class OverlayFiller:
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._reads.clear()
         self._adders.clear()
+        self._later.clear()
         self._boxes.clear()
 
 

@@ -227,6 +227,38 @@ def test_a_prepared_overlay_is_filled_and_no_layer_is_made_while_the_job_runs(
     assert tuple(attention.data[0].shape) == (8, 12)
 
 
+def test_the_attention_of_a_store_that_opens_comes_in_other_turns_than_its_first_cells(
+    prediction: Prediction, slide_on_view: Any, slide_path: Any
+) -> None:
+    """Each of these has the window drawn again: together they would be felt."""
+    from napari_pathotune.layers import attention_layer
+
+    session = prediction.session
+    session.shown.prepare(STORE, "t", CLASSES, READING, 100, with_attention=True)
+    layer = session.results[0].attention
+    levels, place = [np.ones((8, 12), np.float32), np.ones((4, 6), np.float32)], ((25.0, 25.0), (12.25, 12.25))
+    prediction.attention = [attention_layer(levels, place, STORE, ("cls",), "t", slide_path)]
+    turns: list[set[str]] = []
+    advance = prediction.runner._filler.advance
+
+    def turn(end: float) -> None:
+        turns.append(set())
+        advance(end)
+
+    prediction.runner._filler.advance = turn
+    layer.events.data.connect(lambda: turns[-1].add("data"))
+    layer.events.name.connect(lambda: turns[-1].add("name"))
+    session.repainted.connect(lambda result: turns[-1].add("cells"))
+    session.results_changed.connect(lambda: turns[-1].add("panels"))
+    prediction.start(slide_path)
+    prediction.values[0, :2] = 1
+    prediction.shard((0, 0, 600, 200))
+    assert prediction.has_painted(12)
+    assert prediction.run_loop(5, lambda: any("name" in turn for turn in turns) and "panels" in turns[-1])
+    made = [turn for turn in turns if turn & {"data", "name", "cells"}]
+    assert all(len(turn & {"data", "name", "cells"}) == 1 for turn in made) and len(made) >= 3
+
+
 def test_the_window_changes_twice_a_second_at_most_however_fast_the_worker_tells(prediction: Prediction) -> None:
     session = prediction.session
     prediction.start()

@@ -71,6 +71,14 @@ class BlockCache:
                 del self._in_making[key]
             mine.set()
 
+    def peek(self, key: tuple[Hashable, ...]) -> NDArray[np.uint8] | None:
+        """The array of `key` where it is kept, else None; nothing is made."""
+        with self._lock:
+            found = self._kept.get(key)
+            if found is not None:
+                self._kept.move_to_end(key)
+            return found
+
     def drop(self, owner: Hashable) -> None:
         """Forget every array whose key starts with `owner`."""
         with self._lock:

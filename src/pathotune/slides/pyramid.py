@@ -78,6 +78,22 @@ class Pyramid:
                 ]
         return out
 
+    def blocks_of(self, plane_index: int, x: int, y: int, width: int, height: int) -> list[tuple[int, int, int]]:
+        """(plane, row, column) of the blocks that hold a box in that plane's own pixels, those of its middle first."""
+        plane = self.planes[plane_index]
+        left, top, right, bottom = max(x, 0), max(y, 0), min(x + width, plane.width), min(y + height, plane.height)
+        if right <= left or bottom <= top:
+            return []
+        rows = range(top // plane.block_height, (bottom - 1) // plane.block_height + 1)
+        columns = range(left // plane.block_width, (right - 1) // plane.block_width + 1)
+        middle = (rows[0] + rows[-1]) / 2, (columns[0] + columns[-1]) / 2
+        places = [(plane_index, row, column) for row in rows for column in columns]
+        return sorted(places, key=lambda place: max(abs(place[1] - middle[0]), abs(place[2] - middle[1])))
+
+    def decoded(self, plane_index: int, row: int, column: int) -> Pixels | None:
+        """A block that is in memory, else None."""
+        return BLOCKS.peek((self._owner, plane_index, row, column))
+
     def drop(self) -> None:
         """Forget this slide's blocks."""
         BLOCKS.drop(self._owner)
