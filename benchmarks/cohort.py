@@ -25,13 +25,17 @@ import numpy as np
 
 from pathotune.slides.synthetic import CLASSES, STAINS, SyntheticSlide, place_nests, textures
 
-SIDE_PX, MPP, TILE_PX = 1344, 0.5, 224
+SIDE_PX, MPP, TILE_PX = 1120, 0.5, 224
 TISSUES = ("Stroma", "Smooth muscle", "Benign glands")
 TRAIN_STAINS, TEST_STAINS = ("standard", "red", "purple"), ("pale",)
-FEW, MANY = (1, 2), (3, 4, 5, 6)
-AREA_TILES = (4.0, 5.6)
-RIM_UM, GAP_UM = 28.0, 30.0
-PATTERNS = 6
+FEW, MANY = (1, 2), (3, 4, 5, 6, 7, 8)
+AREA_TILES = (0.5, 0.8)
+RIM_UM, GAP_UM = 36.0, 24.0
+PATTERNS = 4
+# Draws of an epoch: tiles of the weak tuning, slides of the aggregator.
+TRAINING = {"device": "cpu", "tiles_per_epoch": 256, "looks": 2}
+ATTENDING = ("abmil", "clam_sb")
+POSITIVE = "three or more nests"
 AGGREGATORS = ["abmil", "clam_sb", "mean", "soft_vote", "topk", "transmil"]
 
 
@@ -77,7 +81,7 @@ def make(out: Path, train: int, test: int, patch_um: float) -> Path:
             slide.write(path)
         # A quarter of the training slides chooses the epoch.
         split = "test" if is_test else "val" if own // 2 % 4 == 3 else "train"
-        label = "three or more nests" if count >= 3 else "fewer nests"
+        label = POSITIVE if count >= 3 else "fewer nests"
         rows.append(f"slides/{path.name},{path.stem},{label},{split},{count},{area:.2f}")
     table = out / "cohort.csv"
     table.write_text("\n".join(rows) + "\n", encoding="utf-8")
@@ -109,14 +113,17 @@ def run(command: str, told: dict) -> dict:
     return result
 
 
-def attention_auc(tuning, features: Path, truth: Path) -> float:
-    """Mean over the test slides of the AUC with which attention finds tiles that nests cover to a quarter."""
+def attention_auc(tuning, features: Path, truth: Path) -> tuple[float, float | None]:
+    """Mean over the test slides of the AUC with which tiles that nests cover to a quarter are found.
+
+    By attention, and by what tiles bring to the class of many nests (None where the aggregator has no such thing).
+    """
     from sklearn.metrics import roc_auc_score
 
     from pathotune.features import FeatureSet
     from pathotune.inference.slide_score import ATTENTION, answer
 
-    scores = []
+    looked, spoken = [], []
     for path in sorted(features.rglob("test-*.h5")):
         found = FeatureSet.load(path)
         kept = truth / f"{path.stem}.npy"
@@ -124,8 +131,11 @@ def attention_auc(tuning, features: Path, truth: Path) -> float:
             truth.mkdir(parents=True, exist_ok=True)
             np.save(kept, on_nests(int(path.stem.split("-")[1]), True, found.coords_px0))
         is_nest = np.load(kept) >= 0.25
-        scores.append(roc_auc_score(is_nest, answer(tuning, found).attention[ATTENTION]))
-    return float(np.mean(scores))
+        maps = answer(tuning, found).attention
+        looked.append(roc_auc_score(is_nest, maps[ATTENTION]))
+        if f"{ATTENTION} for {POSITIVE}" in maps:
+            spoken.append(roc_auc_score(is_nest, maps[f"{ATTENTION} for {POSITIVE}"]))
+    return float(np.mean(looked)), float(np.mean(spoken)) if spoken else None
 
 
 def judge(out: Path, table: Path, name: str, config: dict, training: dict, features: Path | None) -> tuple[dict, Path]:
@@ -146,6 +156,7 @@ def judge(out: Path, table: Path, name: str, config: dict, training: dict, featu
         inner = tuning.tile_tuning
         own = f"features-{tuning.backbone['name'] if inner is None else inner.fingerprint[:8]}"
         folder = features or out / f"{name}.session" / own
+        looked, spoken = attention_auc(tuning, folder, out / "truth")
         row = {
             "features": name.split(" ")[0],
             "aggregator": config["aggregator"],
@@ -153,7 +164,8 @@ def judge(out: Path, table: Path, name: str, config: dict, training: dict, featu
             "slide_auc_ci95": judged["ci95"]["auc"],
             "balanced_accuracy": judged["balanced_accuracy"],
             "validation_auc": tuned["val"]["auc"],
-            "attention_auc": attention_auc(tuning, folder, out / "truth"),
+            "attention_auc": looked,
+            "contribution_auc": spoken,
             "parameters": tuned["trainable_parameters"],
             "folder": str(folder),
         }
@@ -166,14 +178,17 @@ def main() -> None:
     """Make, learn, judge, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--slides", type=int, default=160, help="training slides, those that choose the epoch included")
+    parser.add_argument("--slides", type=int, default=120, help="training slides, those that choose the epoch included")
     parser.add_argument("--test", type=int, default=60, help="test slides")
     parser.add_argument("--patch-um", type=float, default=150.0, help="size of the patches of other tissue")
     parser.add_argument(
         "--aggregators", nargs="+", default=["abmil", "clam_sb", "mean", "soft_vote", "topk", "transmil"]
     )
     parser.add_argument("--features", nargs="+", default=["plain", "weak"], help="plain, weak (prompts), weak2 (again)")
-    parser.add_argument("--weak-tiles", type=int, default=24, help="tiles of a slide that carry its label")
+    parser.add_argument("--weak-tiles", type=int, default=8, help="tiles of a slide that carry its label")
+    parser.add_argument(
+        "--as-they-are", dest="centre", action="store_false", help="leave the mean of a slide's tiles in its features"
+    )
     parser.add_argument("--only-make", action="store_true", help="write the slides and stop")
     asked = parser.parse_args()
     table = make(asked.out, asked.slides, asked.test, asked.patch_um)
@@ -182,8 +197,11 @@ def main() -> None:
         prompts = {"plain": {"prompts": "none"}, "weak": {"prompts": "weak"}, "weak2": {"prompts": "weak", "rounds": 2}}
         config, folder = prompts[kind] | {"weak_tiles": asked.weak_tiles}, None
         for aggregator in asked.aggregators:
-            name = f"{kind} {aggregator}"
-            row, own = judge(asked.out, table, name, config | {"aggregator": aggregator}, {"device": "cpu"}, folder)
+            name = f"{kind} {aggregator}" + ("" if asked.centre else " as they are")
+            mine = config | {"aggregator": aggregator, "centre": asked.centre, "mass": aggregator in ATTENDING}
+            # Stain is normalised where tiles are read for the prompts; what takes a finished file follows that.
+            training = TRAINING | ({"stain": "macenko"} if config["prompts"] == "weak" else {})
+            row, own = judge(asked.out, table, name, mine, training, folder)
             rows.append(row)
             if folder is None:  # the others take the features and the tile tuning of the first
                 folder = own
@@ -193,7 +211,8 @@ def main() -> None:
             low, high = row["slide_auc_ci95"]
             print(
                 f"{name:18s} slide AUC {row['slide_auc']:.3f} ({low:.3f} to {high:.3f}), balanced accuracy "
-                f"{row['balanced_accuracy']:.3f}, attention on nests {row['attention_auc']:.3f}",
+                f"{row['balanced_accuracy']:.3f}, attention on nests {row['attention_auc']:.3f}, contribution "
+                f"{row['contribution_auc'] or float('nan'):.3f}",
                 flush=True,
             )
     if rows:

@@ -193,3 +193,45 @@ def test_clams_instance_loss_needs_two_ends():
 def test_an_unknown_name_lists_the_known():
     with pytest.raises(UnknownName, match="abmil"):
         build_aggregator("abmill", DIM, OUTPUTS)
+
+
+@every
+@pytest.mark.parametrize("mass", [False, True])
+def test_what_tiles_bring_to_a_class_adds_up_to_its_logit(name, mass):
+    from pathotune.methods.mil.config import MilConfig
+    from pathotune.methods.mil.method import Mil
+
+    torch.manual_seed(0)
+    model = Mil(MilConfig(aggregator=name, hidden=16, k=4, mass=mass), DIM, ("a", "b", "c")).eval()
+    features, coords = bag(20)
+    said = model(features, coords)
+    found = model.speaking(said)
+    if name == "transmil":
+        assert found is None
+        return
+    assert found.shape == (OUTPUTS, 20) and (found >= 0).all()
+    assert ((found.sum(dim=1) - 1).abs() < 1e-5).logical_or(found.sum(dim=1) == 0).all()
+    if name in ("soft_vote", "topk"):
+        assert torch.equal(found, said.pooled.class_weights)
+        return
+    # Each tile alone, weighed, and the mass shared out: together they are the slide's logits.
+    rest = said.pooled.vector[model.aggregator.width :].expand(20, -1)
+    alone = model.head(torch.cat([said.pooled.embedded, rest], dim=1))
+    assert torch.allclose(said.weights @ alone, said.logits, atol=1e-5)
+    parts = (said.weights[:, None] * (alone - alone.mean(dim=1, keepdim=True))).clamp_min(0).T
+    assert torch.allclose(found * parts.sum(dim=1, keepdim=True), parts, atol=1e-6)
+
+
+@every
+def test_centred_features_do_not_tell_what_all_tiles_of_a_slide_share(name):
+    from pathotune.methods.mil.config import MilConfig
+    from pathotune.methods.mil.method import Mil
+
+    features, coords = bag(20)
+    for centre in (True, False):
+        torch.manual_seed(0)
+        model = Mil(MilConfig(aggregator=name, hidden=16, k=4, centre=centre), DIM, ("a", "b", "c")).eval()
+        here, elsewhere = model(features, coords).logits, model(features + 3.0, coords).logits
+        assert torch.allclose(here, elsewhere, atol=1e-4) == centre
+        assert torch.allclose(model.alone(features), model.alone(features + 3.0), atol=1e-4) == centre
+        assert model(features[:0], coords[:0]).logits.isfinite().all()

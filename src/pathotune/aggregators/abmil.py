@@ -41,6 +41,8 @@ class GatedAttention(Aggregator):
         much there was to attend to. Ours, not in the paper; for classes that are a matter of amount.
     """
 
+    is_weighted_mean = True
+
     def __init__(
         self, dim: int, outputs: int, *, hidden: int = 128, dropout: float = 0.25, k: int = 8, mass: bool = False
     ) -> None:

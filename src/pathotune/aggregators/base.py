@@ -45,9 +45,11 @@ class Aggregator(nn.Module, ABC):
     ----------
     out_dim : width of `Pooled.vector`.
     gives_logits : whether that vector holds the K outputs themselves, so that no head follows.
+    is_weighted_mean : whether that vector begins with the embedded tiles' mean, each with its share as the weight.
     """
 
     gives_logits = False
+    is_weighted_mean = False
 
     def __init__(self, dim: int, outputs: int, *, hidden: int = 128, dropout: float = 0.25, k: int = 8) -> None:
         super().__init__()

@@ -11,6 +11,8 @@ from pathotune.aggregators.base import Aggregator, Pooled, in_chunks
 class Mean(Aggregator):
     """The mean of the embedded tiles; every tile has the same share."""
 
+    is_weighted_mean = True
+
     def pool(self, features: Tensor, coords: Tensor | None) -> Pooled:
         """One bag with at least one tile."""
         embedded = in_chunks(self.embed, features)

@@ -195,6 +195,7 @@ def _on_backbone(
                     work = partial(train_and_judge, cell, backbone, examples, draw, test, config.training, chosen)
                     made_from = _made_from(cell, backbone, examples, draw, test, config)
                     row = yield from cells.row(cell, made_from, work)
+                    row |= {"backbone_sha256": backbone.weights_sha256 or backbone.weights_source}
                     rows.append({**row, "labels": examples.labels[test], "groups": judges})
                     yield Step("comparing", before + len(rows), len(config), "cells")
     return rows

@@ -29,6 +29,7 @@ COLUMNS = (
     "best_epoch",
     "epochs",
     "text_encoder",
+    "backbone_sha256",
     "error",
 )
 

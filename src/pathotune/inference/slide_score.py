@@ -71,11 +71,10 @@ def answer(tuning: Tuning, features: FeatureSet, device: str = "cpu") -> SlideAn
         tiles = torch.as_tensor(bag.features, device=device)
         said = model(tiles, torch.as_tensor(bag.cells, device=device))
         alone = model.alone(tiles).double().softmax(dim=1).float().cpu().numpy()
+        speaking = model.speaking(said)
     shares = {ATTENTION: said.weights}
-    if said.pooled.class_weights is not None:
-        shares |= {
-            f"{ATTENTION} for {name}": said.pooled.class_weights[row] for row, name in enumerate(model.class_names)
-        }
+    if speaking is not None:
+        shares |= {f"{ATTENTION} for {name}": speaking[row] for row, name in enumerate(model.class_names)}
     return SlideAnswer(
         said.logits.double().softmax(dim=0).cpu().numpy(),
         alone,

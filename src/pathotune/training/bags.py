@@ -173,13 +173,14 @@ class BagTrainee:
         self.most = config.tiles_per_slide or TILES_PER_SLIDE
 
     def look(self) -> Tensor:
-        """(n, D) features of some tiles of every training slide."""
+        """(n, D) features of some tiles of every training slide, as the model sees them."""
         each, random = max(1, LOOK_AT // len(self.train)), np.random.default_rng(self.training.seed)
         parts = []
         for row in self.train.tolist():
-            features = self.bags[row].features
-            parts.append(features if len(features) <= each else features[random.permutation(len(features))[:each]])
-        return torch.as_tensor(np.concatenate(parts), device=self.device)
+            features = self.model.own(torch.as_tensor(self.bags[row].features, device=self.device))
+            drawn = slice(None) if len(features) <= each else random.permutation(len(features))[:each]
+            parts.append(features[drawn])
+        return torch.cat(parts)
 
     def parameters_by_name(self) -> dict[str, nn.Parameter]:
         """What is trained."""

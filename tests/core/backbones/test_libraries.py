@@ -393,3 +393,32 @@ def test_a_model_the_installed_library_lacks_says_so() -> None:
 
 def test_cards_of_one_publisher_agree_on_what_they_share() -> None:
     assert backbone_card("h-optimus-0").mean == backbone_card("h-optimus-1").mean == backbone_card("h0-mini").mean
+
+
+def test_attention_that_learns_in_bfloat16_multiplies_its_tables_out_to_the_same_numbers(tiny_backbone) -> None:
+    backbone = tiny_backbone("plain")
+    attention = backbone.network.blocks[0].attn
+    pixels = backbone.normalise(torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8))
+
+    def learned():
+        tokens = backbone.embed(pixels).detach().requires_grad_()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            pooled = backbone.finish(backbone.block(0, tokens)).pooled
+        return pooled.detach(), torch.autograd.grad(pooled.float().square().sum(), tokens)[0]
+
+    assert attention.fused_attn  # no gradient in bfloat16 is asked for: predictions take the fused kernel
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert not attention.fused_attn
+        with torch.inference_mode():
+            assert attention.fused_attn
+    own = learned()
+    attention.num_heads, heads = 99, attention.num_heads
+    assert attention.fused_attn
+    attention.num_heads = heads
+    kind = type(attention)
+    attention.__class__ = kind.__mro__[1]
+    attention.fused_attn = True
+    fused = learned()
+    attention.__class__ = kind
+    for mine, theirs in zip(own, fused, strict=True):
+        assert (mine - theirs).norm() / theirs.norm() < 0.02

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from timm.models.vision_transformer import checkpoint_filter_fn
+from timm.models.vision_transformer import Attention, checkpoint_filter_fn
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -18,6 +18,27 @@ from pathotune.errors import WeightsRefused
 
 # What timm pools by itself for each pooling of a card.
 _TIMM_POOL = {"cls": "token", "head": "token", "avg": "avg", "cls+mean_patch": "token", "attn_pool": "token"}
+
+# With more heads the tables of all blocks of a batch would take gigabytes.
+FEW_HEADS = 6
+
+
+class _Attention(Attention):  # type: ignore[misc]  # timm declares no types
+    """timm's attention, which multiplies its tables out where that trains faster.
+
+    The fused kernel never holds a table of all pairs of tokens and makes each twice instead. For gradients in bfloat16
+    on a CPU that takes three times as long as two plain products of matrices do.
+    """
+
+    @property
+    def fused_attn(self) -> bool:  # type: ignore[override]
+        """Whether timm takes the fused kernel; asked in every pass, as the same network also predicts."""
+        learns = torch.is_grad_enabled() and torch.is_autocast_enabled("cpu")
+        return not (learns and self.num_heads <= FEW_HEADS and self.qkv.weight.device.type == "cpu")
+
+    @fused_attn.setter
+    def fused_attn(self, value: bool) -> None:
+        """Nothing: timm sets it when it builds the layer."""
 
 
 class TimmTransformer(Backbone):
@@ -34,6 +55,9 @@ class TimmTransformer(Backbone):
         self.depth = len(self._net.blocks)
         self.num_heads = self._net.blocks[0].attn.num_heads
         self.prefix_tokens = self._net.num_prefix_tokens
+        for block in self._net.blocks:
+            if type(block.attn) is Attention:
+                block.attn.__class__ = _Attention
 
     @property
     def _net(self) -> Any:

@@ -69,6 +69,13 @@ class MilConfig(MethodConfig):
             "classes that are a matter of amount; not in the papers."
         },
     ] = False
+    centre: Annotated[
+        bool,
+        {
+            "tooltip": "Take the mean of a slide's tiles off each of them first: what all of them share, such as the "
+            "stain, is then not seen. For slides of other laboratories than those that were learned from."
+        },
+    ] = False
     tiles_per_slide: Annotated[
         int,
         {"min": 0, "max": 1_000_000, "tooltip": "In a step at most so many tiles of a slide, drawn anew. 0: 4096."},

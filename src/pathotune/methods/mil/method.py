@@ -87,13 +87,40 @@ class Mil(nn.Module):
         features : (n, D) of its tiles.
         cells : (n, 2) column and row of each tile.
         """
-        pooled = self.aggregator((features.float() - self.mean) / self.spread, cells)
+        pooled = self.aggregator((self.own(features) - self.mean) / self.spread, cells)
         return BagOutput(self.head(pooled.vector) / self.temperature, pooled.weights, pooled)
 
     def alone(self, features: Tensor) -> Tensor:
-        """(n, K) logits of each tile as if it were all there is of its slide."""
-        logits: Tensor = self.head(self.aggregator.alone((features.float() - self.mean) / self.spread))
+        """(n, K) logits of each of a slide's tiles as if it were all there is of its slide."""
+        logits: Tensor = self.head(self.aggregator.alone((self.own(features) - self.mean) / self.spread))
         return logits / self.temperature
+
+    def own(self, features: Tensor) -> Tensor:
+        """The features (n, D) of one slide's tiles; where that is wanted, without what all of them share."""
+        features = features.float()
+        if not (self.config.centre and len(features)):
+            return features
+        return features - features.mean(dim=0)
+
+    def speaking(self, said: BagOutput) -> Tensor | None:
+        """(K, n) which tiles speak for each class: their share of all that attention brings to its logit.
+
+        Attention says where the aggregator looks, not for what: in a slide without what a class is known by it lies
+        somewhere too. A tile's part in a logit is its weight times what the head makes of it, over the mean of all
+        classes; parts that speak against the class count as none. The parts of all tiles together are the logit, as
+        in additive multiple-instance learning (Javed et al. 2022). None where the slide's vector is no weighted mean
+        of its tiles.
+        """
+        pooled = said.pooled
+        if pooled.class_weights is not None:
+            return pooled.class_weights
+        if not (self.aggregator.is_weighted_mean and isinstance(self.head, nn.Linear)) or pooled.embedded is None:
+            return None
+        rest = pooled.vector[self.aggregator.width :]  # the mass, which tiles share as they share attention
+        tiles = torch.cat([pooled.embedded, rest.expand(len(pooled.embedded), -1)], dim=1)
+        logits: Tensor = self.head(tiles)  # (n, K)
+        parts = (pooled.weights[:, None] * (logits - logits.mean(dim=1, keepdim=True))).clamp_min(0).T
+        return parts / parts.sum(dim=1, keepdim=True).clamp_min(1e-12)
 
     def trainable_state(self) -> dict[str, np.ndarray]:
         """Everything there is by name."""

@@ -1,0 +1,188 @@
+"""The tile methods side by side on real tiles, in stages: what matters most comes first, and a broken-off run goes on.
+
+python benchmarks/method_tables.py --data DIR --out tables             (all stages; hours on two cores)
+python benchmarks/method_tables.py --data DIR --out tables --stages first --minutes 30
+python benchmarks/method_tables.py --data DIR --out tables --only-print   (the tables of what is there)
+
+Every cell is kept in the folder, as `pathotune compare` keeps it. What was measured for the documentation lies in
+benchmarks/results/methods.zip; `--begin-with` that file computes only what it lacks. Cells of other weights of the
+backbone are not taken: their fingerprint has the weights in it.
+
+One protocol for all: the same draws and seeds, at most four epochs of 64 tiles drawn from each class in turn, steps of
+16 tiles, the epoch of the lowest held-out loss, no turned or restained looks, bfloat16. Methods that can begin late
+work in the last third of the blocks, as the dock's tunings do; full fine-tuning and the network from scratch train
+everything.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import time
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from benchmarks.tile_tables import COLUMNS, TABLES
+from pathotune.evaluation.compare import CompareConfig, compare, sides, witnesses
+from pathotune.evaluation.summary import summarise, text_verdicts
+from pathotune.events import Finished, Note, Step
+from pathotune.training.schedule import TrainingConfig
+
+TRAINING = TrainingConfig(
+    epochs=4, patience=2, tiles_per_epoch=64, batch_size=16, warmup_epochs=1, augment=False, precision="bfloat16"
+)
+LATE = "speed=interactive"
+PLAIN = ("linear_probe", "neighbours")
+KNOWN = tuple(f"{name}[{LATE}]" for name in ("vpt", "lora", "cite"))
+SMALL = tuple(f"{name}[{LATE}]" for name in ("adapter", "ssf", "bitfit"))
+OURS = (f"pathotune[{LATE}]",)
+CITE_TEXT = tuple(f"cite[{LATE},text={text}]" for text in ("random", "permuted"))
+OUR_TEXT = tuple(f"pathotune[{LATE},text={text}]" for text in ("random", "permuted"))
+ABLATIONS = (f"pathotune[*,{LATE}]",)
+WHOLE = ("full", "scratch")
+BUILT_IN, RANDOM = "pathotune-tiny", "pathotune-tiny@random"
+
+
+class Stage(NamedTuple):
+    """A part of the whole: these methods on this backbone."""
+
+    methods: tuple[str, ...]
+    shots: tuple[int | None, ...]
+    backbone: str = BUILT_IN
+
+
+EVERY = PLAIN + KNOWN + SMALL + OURS
+STAGES = {
+    "first": Stage(PLAIN + KNOWN + OURS, (16,)),
+    "all tiles": Stage(PLAIN + KNOWN + OURS, (None,)),
+    "controls": Stage(PLAIN + CITE_TEXT + OUR_TEXT, (16,)),
+    "ablations": Stage(PLAIN + ABLATIONS, (16,)),
+    "small": Stage(PLAIN + SMALL, (16, None)),
+    "four": Stage(EVERY, (4,)),
+    "whole": Stage(PLAIN + WHOLE, (16, None)),
+    "random": Stage(EVERY, (16, None), RANDOM),
+    "few": Stage(EVERY, (1, 2, 8)),
+    "rest": Stage(PLAIN + ABLATIONS + CITE_TEXT + OUR_TEXT + WHOLE, (1, 2, 4, 8, 16, None)),
+    "random rest": Stage(EVERY + ABLATIONS + WHOLE, (1, 2, 4, 8, 16, None), RANDOM),
+}
+
+
+def table_of(data: Path, out: Path, name: str) -> Any:
+    """The data set's table, written where `pathotune compare` could read it too."""
+    from pathotune.datasets.tiles import read_tile_table
+
+    path = out / f"{name}.csv"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(TABLES[name](data.resolve()))
+    return read_tile_table(path)
+
+
+def follow(events: Iterator[Any], until: float) -> dict[str, Any] | None:
+    """Run to the end, or to the first cell after the time is over."""
+    for event in events:
+        if isinstance(event, Note) and event.level == "warning":
+            print(f"  {event.text}", flush=True)
+        elif isinstance(event, Step) and event.phase == "comparing":
+            if event.done % 10 == 0:
+                print(f"  {time.strftime('%H:%M:%S')} {event.done} of {event.total} cells", flush=True)
+            if time.time() > until:
+                return None
+        elif isinstance(event, Finished):
+            return event.result
+    return None
+
+
+def finished(folder: Path, table: Any, seeds: int) -> tuple[list[dict[str, Any]], list[str]]:
+    """The rows of all cells that are there, of methods with every seed, and the names of those without."""
+    _, _, test = sides(table)
+    labels, groups = table.labels(table.class_names)[test], witnesses(table, test)
+    found: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for path in sorted(folder.glob("cells/*.json")):
+        row = json.loads(path.read_text(encoding="utf-8"))
+        row |= {"probabilities": np.load(path.with_suffix(".npy")), "labels": labels, "groups": groups}
+        found.setdefault((row["backbone"], str(row["shots"]), row["method"]), []).append(row)
+    whole = [row for rows in found.values() if len(rows) == seeds for row in rows]
+    parts = [
+        f"{method} ({shots}, {backbone}): {len(rows)}"
+        for (backbone, shots, method), rows in found.items()
+        if len(rows) != seeds
+    ]
+    return whole, parts
+
+
+def show(folder: Path, table: Any, seeds: int) -> None:
+    """Balanced accuracy and AUC of what is finished, the points over the linear probe with their 95 % interval."""
+    rows, parts = finished(folder, table, seeds)
+    print(
+        f"\n{folder.name}\n\n| backbone | tiles a class | method | balanced accuracy | points over the probe | AUC | "
+        "trained numbers |\n|---|---|---|---|---|---|---|"
+    )
+    entries = summarise(rows, table.class_names)
+    for entry in sorted(entries, key=lambda one: (one["backbone"], one["shots"], -one["balanced_accuracy"])):
+        gap = ""
+        if entry.get("difference_ci95"):
+            low, high = (100 * value for value in entry["difference_ci95"])
+            gap = f"{100 * entry['difference']:+.1f} ({low:+.1f} to {high:+.1f})"
+        print(
+            f"| {entry['backbone']} | {entry['shots']} | {entry['method'].replace('speed=interactive', 'late')} | "
+            f"{entry['balanced_accuracy']:.3f} ± {entry['balanced_accuracy_spread'] or 0:.3f} | {gap} | "
+            f"{entry['auc']:.3f} | {entry['trainable_parameters']:,} |"
+        )
+    for verdict in text_verdicts(rows):
+        print(verdict["said"])
+    if parts:
+        print("Not finished, and left out: " + "; ".join(parts))
+
+
+def main() -> None:
+    """Run the stages, one data set after the other in each."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder with wsi/, st/ and tiles/")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--begin-with", type=Path, help="cells that were measured before: a zip archive")
+    parser.add_argument("--keep", type=Path, help="put all cells into this zip archive in the end")
+    parser.add_argument("--stages", nargs="+", default=list(STAGES), choices=list(STAGES))
+    parser.add_argument("--tables", nargs="+", default=["her2st", "camelyon16"], choices=list(TABLES))
+    parser.add_argument("--methods", help="of the stages' methods only those that begin with this word")
+    parser.add_argument("--without", help="leave out those that begin with this word")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--only-print", action="store_true", help="train nothing, print what is there")
+    parser.add_argument("--minutes", type=float, default=1e6)
+    asked = parser.parse_args()
+    asked.out.mkdir(parents=True, exist_ok=True)
+    until = time.time() + 60 * asked.minutes
+    if asked.begin_with:
+        with zipfile.ZipFile(asked.begin_with) as archive:
+            archive.extractall(asked.out)
+    for stage in () if asked.only_print else asked.stages:
+        for name in asked.tables:
+            methods, shots, backbone = STAGES[stage]
+            if asked.methods:
+                methods = tuple(word for word in methods if word.startswith(asked.methods))
+            if asked.without:
+                methods = tuple(word for word in methods if not word.startswith(asked.without))
+            if not methods:
+                continue
+            print(f"{stage}: {name} on {backbone}", flush=True)
+            config = CompareConfig(methods, (backbone,), shots, "tile", asked.seeds, TRAINING)
+            follow(compare(table_of(asked.data, asked.out, name), config, asked.out / name, "cpu"), until)
+            if time.time() > until:
+                print("The time is over; the same command goes on.", flush=True)
+                break
+    for name in asked.tables:
+        show(asked.out / name, table_of(asked.data, asked.out, name), asked.seeds)
+    if asked.keep:
+        with zipfile.ZipFile(asked.keep, "w", zipfile.ZIP_DEFLATED) as archive:
+            for path in sorted(asked.out.glob("*/cells/*")):
+                archive.write(path, path.relative_to(asked.out))
+
+
+if __name__ == "__main__":
+    main()
