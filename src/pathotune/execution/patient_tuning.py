@@ -170,7 +170,7 @@ def prepare(
         session_path(out) / f"features-{name}",
         None,
         device,
-        stopping_cancel(stopping),
+        stopping.asked,
     )
     table = patient_table(cohort, inputs, names)
     table, slides, paths = _with_features(table, features)
@@ -241,11 +241,6 @@ def learn(run: PatientRun, stopping: Stopping) -> Generator[Event, None, Patient
     report["site_accuracy"] = site_accuracy(vectors[:, 0], run.table, run.train, run.held)
     parameters = sum(value.numel() for value in trainee.parameters_by_name().values())
     return PatientOutcome(run, encoder, found, models, vectors, report, parameters, data.bags.headers)
-
-
-def stopping_cancel(stopping: Stopping) -> Callable[[], bool]:
-    """What `Stopping` asks, for stages that ask themselves."""
-    return stopping._cancel
 
 
 def check_fed_with(card: Any, backbone: str) -> None:

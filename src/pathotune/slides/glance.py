@@ -242,7 +242,8 @@ class Glance:
             else:
                 continue
             # Columns first: what is left are copies of whole rows, which are quick.
-            return source.take(columns - columns[0], axis=1).take(rows - rows[0], axis=0)
+            enlarged: Pixels = source.take(columns - columns[0], axis=1).take(rows - rows[0], axis=0)
+            return enlarged
         return np.full((height, width, 3), 255, np.uint8)
 
     def keep_smallest(self, pixels: Pixels | None) -> None:

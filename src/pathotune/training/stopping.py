@@ -69,6 +69,10 @@ class Stopping:
         finally:
             self._is_timing = False
 
+    def asked(self) -> bool:
+        """Whether it shall end, for stages that ask themselves; answers late while the work is paused."""
+        return self._asking()
+
     def look(self, *_: object) -> None:
         """Wait as long as the work is paused.
 
