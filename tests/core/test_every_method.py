@@ -17,7 +17,7 @@ from pathotune.methods.options import as_plain
 from pathotune.training.optimizer import optimizer_for, take_step
 from pathotune.training.schedule import TrainingConfig
 
-KINDS = ("plain", "registers", "rotary", "convolutional")
+KINDS = ("plain", "registers", "two", "nine", "rotary", "tower", "convolutional")
 TEXT = np.random.default_rng(0).normal(size=(3, 24)).astype(np.float32)
 FACTS = {name: METHODS[name].facts or {} for name in METHODS}
 # Those of tiles; what only compares a tile with words of the same model has nothing to learn (test_zero_shot).
@@ -260,7 +260,7 @@ def test_facts_and_config_are_complete(method):
 
 # -- PathoTune's groups -----------------------------------------------------------------------------------------------
 
-TOKEN_KINDS = ("plain", "registers", "rotary")
+TOKEN_KINDS = ("plain", "registers", "two", "nine", "rotary", "tower")
 
 
 @pytest.fixture(params=TOKEN_KINDS)

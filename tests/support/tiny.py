@@ -14,6 +14,17 @@ KINDS: dict[str, dict[str, object]] = {
         "output_dim": 96,
         "arguments": {**SMALL, "reg_tokens": 4, "global_pool": "token"},
     },
+    # Prefix tokens as foreign files have them: one register, or eight.
+    "two": {
+        "architecture": "vit_tiny_patch16_224",
+        "prefix_tokens": 2,
+        "arguments": {**SMALL, "reg_tokens": 1, "global_pool": "token"},
+    },
+    "nine": {
+        "architecture": "vit_tiny_patch16_224",
+        "prefix_tokens": 9,
+        "arguments": {**SMALL, "reg_tokens": 8, "global_pool": "token"},
+    },
     "rotary": {
         "architecture": "vit_small_patch16_dinov3",
         "prefix_tokens": 5,
