@@ -154,7 +154,6 @@ def changed(**facts: Any) -> dict[str, Any]:
     [
         ({"method": "tomorrow"}, ("tomorrow", "Update")),
         (changed(name="nobody-knows"), ("nobody-knows", "catalogue")),
-        (changed(name="../../etc/passwd"), ("catalogue",)),
         (changed(embed_dim=8), ("8 wide", "tune again")),
         (changed(mpp=0.25), ("0.25 µm", "tune again")),
     ],
@@ -165,6 +164,11 @@ def test_a_tuning_that_cannot_be_used_here_is_refused_in_one_sentence(
     with pytest.raises(TuningMismatch) as refused:
         check_here(Tuning.load(file_in(tmp_path, **changes)))
     assert "mine" in str(refused.value) and all(word in str(refused.value) for word in words)
+
+
+def test_a_tuning_that_names_a_file_as_its_backbone_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TuningUnreadable, match=r"mine.* names a file as its backbone"):
+        check_here(Tuning.load(file_in(tmp_path, **changed(name="../../etc/passwd"))))
 
 
 def test_a_backbone_that_cannot_be_loaded_is_refused_and_one_that_is_not_here_is_announced(tmp_path: Path) -> None:
