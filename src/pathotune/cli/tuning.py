@@ -272,7 +272,9 @@ def _sources(
 ) -> tuple[list[TuneSource] | TileTable, dict[str, str]]:
     """The slides with their regions, or the table, from the options that name them; and other names for classes."""
     from pathotune.regions import parse_class_map
+    from pathotune.regions.origin import check_origin
 
+    check_origin(origin)
     mapping = parse_class_map(map_classes) if map_classes else {}
     ways = [bool(slide), slides is not None, tiles is not None]
     if sum(ways) != 1:

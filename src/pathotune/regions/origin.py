@@ -20,6 +20,12 @@ TOLERATED = 0.01  # part of the regions that may lie off the slide
 FACTORS = (2, 4, 8, 16, 32, 64)  # between the magnifications people export at
 
 
+def check_origin(origin: str) -> None:
+    """Raise UsageError where there is no such origin."""
+    if origin not in ORIGINS:
+        raise UsageError(f"There is no origin {origin!r}; use {', '.join(ORIGINS)}.")
+
+
 def file_origin_px0(
     origin: str, ours: dict[str, Any], is_geojson: bool, slide: Slide | None
 ) -> tuple[tuple[float, float], list[str]]:
@@ -32,8 +38,7 @@ def file_origin_px0(
     ------
     UsageError : an unknown origin, or "bounds" without a slide to take them from.
     """
-    if origin not in ORIGINS:
-        raise UsageError(f"There is no origin {origin!r}; use {', '.join(ORIGINS)}.")
+    check_origin(origin)
     if origin == "canvas":
         return (0.0, 0.0), []
     bounds = None if slide is None else (float(slide.bounds_px0[0]), float(slide.bounds_px0[1]))
