@@ -14,11 +14,13 @@ from torch import Tensor
 
 from pathotune.backbones import BackboneCard, all_cards, load_backbone
 from pathotune.backbones.loading import BUILDERS, load
-from pathotune.backbones.surface import Backbone
+from pathotune.backbones.surface import Backbone, mean_and_spread
 from pathotune.errors import BackboneUnavailable, MissingPackage, TuningMismatch, WeightsRefused
 from pathotune.methods import METHODS, load_config
 from pathotune.methods.base import trained_parameters
 
+# What the surface pools itself and no library does.
+OWN_POOLINGS = ("cls+mean_patch", "mean+std_patch")
 LOADABLE = [card for card in all_cards() if card.loadable and card.kind == "tile"]
 
 
@@ -129,17 +131,28 @@ def test_forward_is_the_wrapped_model_to_the_bit(backbone: Backbone, pixels: Ten
                 tokens = network.forward_features(pixels)
                 assert torch.equal(features.patches, tokens[:, backbone.prefix_tokens :])
                 assert torch.equal(features.cls, tokens[:, backbone.card.class_index])
-            if backbone.head is None and backbone.card.pooling != "cls+mean_patch":
+            if backbone.head is None and backbone.card.pooling not in OWN_POOLINGS:
                 assert torch.equal(features.pooled, network(pixels))
 
 
 def test_patch_mean_leaves_registers_out(backbone: Backbone, pixels: Tensor) -> None:
-    if backbone.card.pooling != "cls+mean_patch":
+    if backbone.card.pooling not in OWN_POOLINGS:
         return
     with torch.no_grad():
         features = backbone(pixels)
-    expected = torch.cat([features.cls, features.patches.mean(dim=1)], dim=-1)
-    assert torch.equal(features.pooled, expected)
+    mean = features.patches.mean(dim=1)
+    if backbone.card.pooling == "cls+mean_patch":
+        assert torch.equal(features.pooled, torch.cat([features.cls, mean], dim=-1))
+    else:
+        spread = features.patches.std(dim=1, correction=0)
+        assert torch.allclose(features.pooled, torch.cat([mean, spread], dim=-1), atol=1e-4)
+
+
+def test_the_spread_of_equal_patches_has_a_finite_gradient() -> None:
+    patches = torch.ones(2, 5, 3, requires_grad=True)
+    mean_and_spread(patches).sum().backward()
+    assert patches.grad is not None
+    assert bool(torch.isfinite(patches.grad).all())
 
 
 def test_attention_row_is_what_the_block_does(
@@ -320,3 +333,15 @@ def test_what_cannot_be_loaded_says_why() -> None:
         with pytest.raises(BackboneUnavailable, match="cannot be loaded yet") as caught:
             load_backbone(card)
         assert card.reason in str(caught.value)
+
+
+def test_mean_and_spread_of_the_patches_can_be_the_feature() -> None:
+    built_in = next(card for card in LOADABLE if card.name == "pathotune-tiny")
+    spread_too = {"pooling": "mean+std_patch", "output_dim": 384, "arguments": {"global_pool": "token"}}
+    card = reduced(dataclasses.replace(built_in, **spread_too))
+    backbone = load(card, None, 5, None)
+    with torch.no_grad():
+        features = backbone(torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0)))
+    spread, mean = torch.std_mean(features.patches, dim=1, correction=0)
+    assert torch.allclose(features.pooled, torch.cat([mean, spread], dim=-1), atol=1e-4)
+    assert features.pooled.shape[1] == backbone.card.output_dim

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 LOADERS = ("timm", "transformers", "open_clip", "pathotune", "none")
 KINDS = ("tile", "slide")
-POOLINGS = ("cls", "avg", "head", "cls+mean_patch", "attn_pool", "pooler", "gap", "none")
+POOLINGS = ("cls", "avg", "head", "cls+mean_patch", "mean+std_patch", "attn_pool", "pooler", "gap", "none")
 VERIFIED = ("never", "architecture", "reference")
 # The pixel size at which tiles are read for a model that was trained on everyday pictures and knows none.
 MPP_WHERE_NONE_IS_STATED = 0.5
@@ -39,7 +39,7 @@ class BackboneCard:
     class_index : where among the prefix tokens the class token stands.
     prefix_tokens : class token and registers before the patches.
     image_size : side in pixels of what the model is fed; `tile_px` pixels at `mpp` µm are resized to it.
-    pooling : how the pooled feature is made ("cls+mean_patch" leaves registers out of the mean).
+    pooling : how the pooled feature is made (the means and spreads over "patch" tokens leave registers out).
     head : layers after the pooling, for example ["linear 1024 768", "gelu", "linear 768 768"].
     rename, ignore : prefixes of tensor names in the published file → ours, and patterns of those we do not use.
     files : names of the weights in the hub's repository, tried in order; `weights` a file beside a person's own card.

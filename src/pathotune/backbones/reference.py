@@ -126,6 +126,9 @@ def _pooled(card: BackboneCard, tokens: Tensor) -> Tensor:
 
     if card.pooling == "cls+mean_patch":
         return torch.cat([tokens[:, 0], tokens[:, card.prefix_tokens :].mean(dim=1)], dim=-1)
+    if card.pooling == "mean+std_patch":
+        spread, mean = torch.std_mean(tokens[:, card.prefix_tokens :], dim=1, correction=0)
+        return torch.cat([mean, spread], dim=-1)
     return tokens[:, 0]
 
 
@@ -150,7 +153,8 @@ def _with_timm(card: BackboneCard, path: Path, pixels: Tensor) -> tuple[str, Ten
     except (RuntimeError, ValueError, TypeError, KeyError) as error:
         raise NoReference(f"timm's own loading failed ({str(error).splitlines()[0][:120]})") from None
     model.eval()
-    theirs = _pooled(card, model.forward_features(pixels)) if card.pooling == "cls+mean_patch" else model(pixels)
+    ours_alone = card.pooling in {"cls+mean_patch", "mean+std_patch"}
+    theirs = _pooled(card, model.forward_features(pixels)) if ours_alone else model(pixels)
     return what, theirs, _normalisation_notes(card, config.get("pretrained_cfg", config))
 
 

@@ -290,6 +290,8 @@ class Backbone(nn.Module):
         """The pooled feature of normed tokens, for poolings that no library class does itself."""
         if self.card.pooling == "cls+mean_patch":
             pooled = torch.cat([cls, patches.mean(dim=1)], dim=-1)
+        elif self.card.pooling == "mean+std_patch":
+            pooled = mean_and_spread(patches)
         elif self.card.pooling == "avg":
             pooled = patches.mean(dim=1)
         elif self.card.pooling == "attn_pool":
@@ -297,6 +299,17 @@ class Backbone(nn.Module):
         else:
             pooled = cls
         return pooled if self.head is None else self.head(pooled)
+
+
+def mean_and_spread(patches: Tensor) -> Tensor:
+    """Mean and standard deviation over the patch tokens (batch, patches, C), side by side: (batch, 2 C).
+
+    The spread tells how mixed a tile is, which its mean hides. Computed in float32: a shorter format would lose it in
+    the difference of large squares; the small addend keeps the gradient finite where all patches are alike.
+    """
+    values = patches.float()
+    spread = values.var(dim=1, unbiased=False).add(1e-6).sqrt()
+    return torch.cat([values.mean(dim=1), spread], dim=-1).to(patches.dtype)
 
 
 def float32(module: nn.Module, values: Tensor) -> Tensor:

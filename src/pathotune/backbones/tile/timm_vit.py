@@ -17,7 +17,10 @@ from pathotune.backbones.weights import refuse_misfits
 from pathotune.errors import WeightsRefused
 
 # What timm pools by itself for each pooling of a card.
-_TIMM_POOL = {"cls": "token", "head": "token", "avg": "avg", "cls+mean_patch": "token", "attn_pool": "token"}
+_TIMM_POOL = {
+    "cls": "token", "head": "token", "avg": "avg",
+    "cls+mean_patch": "token", "mean+std_patch": "token", "attn_pool": "token",
+}  # fmt: skip
 
 # With more heads the tables of all blocks of a batch would take gigabytes.
 FEW_HEADS = 6
@@ -78,7 +81,7 @@ class TimmTransformer(Backbone):
         tokens = net.norm(tokens)  # (b, prefix + patches, C)
         patches = tokens[:, self.prefix_tokens :]
         cls = tokens[:, self.card.class_index] if self.has_class_token else patches.mean(dim=1)
-        if self.card.pooling in {"cls+mean_patch", "attn_pool"}:
+        if self.card.pooling in {"cls+mean_patch", "mean+std_patch", "attn_pool"}:
             return Features(self._pool(tokens, cls, patches), cls, patches)
         pooled = net.forward_head(tokens)
         return Features(pooled if self.head is None else self.head(pooled), cls, patches)
