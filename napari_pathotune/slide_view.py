@@ -109,7 +109,8 @@ class SlideView:
         take()
         self.is_coarse = self.glance.lacking > 0
         self._next_redraw = time.perf_counter() + REDRAW_EVERY_S
-        if self.is_coarse:
+        # Blocks that failed while the picture waited for them are said by the loop too, sharp as the rest may be.
+        if self.is_coarse or len(self._told) < len(self.glance.failed):
             self._on_coarse()
 
     @contextmanager
@@ -126,18 +127,21 @@ class SlideView:
 
     def refine(self) -> bool:
         """Draw again where sharper blocks have come; whether some are still to come. The window's loop calls it."""
+        self._tell()
         layer = self._layer()
         if layer is None or not self.is_coarse:
             return False
         missing = self.glance.missing
         if not missing or time.perf_counter() > self._next_redraw:
             layer.refresh(thumbnail=False, highlight=False, extent=False)
-        for key, text in self.glance.failed.items():
-            if key not in self._told:
-                if not self._told:
-                    compat.show_error(text)
-                self._told.add(key)
         return self.is_coarse
+
+    def _tell(self) -> None:
+        """Say that blocks cannot be decoded, once for the slide."""
+        for key, text in list(self.glance.failed.items()):
+            if not self._told:
+                compat.show_error(text)
+            self._told.add(key)
 
     def sharpen(self) -> None:
         """Draw again what was drawn coarse."""
