@@ -257,10 +257,10 @@ def rows_of(results: dict[str, dict[str, dict]]) -> list[str]:
 class Describer:
     """All kinds of features of a set of tiles, each computed once."""
 
-    def __init__(self, weights: Path, all_poolings: bool, only_weights: bool) -> None:
+    def __init__(self, weights: Path, all_poolings: bool, only_weights: bool, pooling: str = "") -> None:
         encoder, facts = load_encoder(weights)
         self.mean, self.std = json.loads(facts["mean"]), json.loads(facts["std"])
-        self.poolings = POOLINGS if all_poolings else (facts["pooling"],)
+        self.poolings = POOLINGS if all_poolings else (pooling or facts["pooling"],)
         self.encoders = {"pathotune-tiny": encoder}
         if not only_weights:
             self.encoders["random weights"] = random_encoder()
@@ -287,10 +287,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--weights", type=Path, default=WEIGHTS)
     parser.add_argument("--training-side", action="store_true", help="only splits of training pixels, every pooling")
     parser.add_argument("--only-weights", action="store_true", help="leave out random weights and colour numbers")
+    parser.add_argument("--pooling", choices=POOLINGS, help="another than the one these weights are read by")
     parser.add_argument("--json", type=Path, help="write all numbers here too")
     options = parser.parse_args(arguments)
     warnings.filterwarnings("ignore", message="The least populated class")
-    describe = Describer(options.weights, options.training_side, options.only_weights)
+    describe = Describer(options.weights, options.training_side, options.only_weights, options.pooling)
     everything: dict[str, dict] = {}
     for title, (train, test) in (training_side_sets if options.training_side else test_sets)(options.data).items():
         counts = f"train {len(train.labels)} tiles, test {len(test.labels)} ({int(test.labels.sum())} of class 1)"

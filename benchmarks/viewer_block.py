@@ -74,9 +74,7 @@ def measure(folder: Path, options: Any) -> dict[str, Any]:
     dock.predict.go.click()
     # Until after the overlay's layers were made and painted: the heaviest moments of all.
     painted = PaintedSince(session, options.seconds / 2)
-    predicting = watch(
-        options.seconds, pan, more=lambda: session.job.is_active and not painted(), stacks=options.stacks
-    )
+    predicting = watch(options.seconds, pan, more=lambda: not painted(), stacks=options.stacks)
     tiles, result = session.job.done, session.result
     cells = result.grid.predicted_cells if result is not None else 0
     dock.runner.cancel()

@@ -182,7 +182,12 @@ class ResultLayers:
         def put() -> None:
             about.update(new)
             layer.data = data if layer.multiscale else data[0]
-            layer.scale, layer.translate = options["scale"], options["translate"]
+
+        def place() -> None:
+            # Each of the two has napari measure all layers again; the second one's event stands for both.
+            with layer.events.scale.blocker():
+                layer.scale = options["scale"]
+            layer.translate = options["translate"]
 
         def name() -> None:
             if about["source"] == new["source"]:  # the person may have chosen another meanwhile
@@ -191,7 +196,7 @@ class ResultLayers:
         if about["sources"] == new["sources"] and same_path(about["store"], new["store"]):
             # It reads this store already: what has been written since is all there is to show.
             return [follow]
-        return [put, name, self.session.results_changed.emit]
+        return [put, place, name, self.session.results_changed.emit]
 
     def _remove_attention(self, result: Result) -> None:
         if result.attention is not None:

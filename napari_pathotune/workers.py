@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import logging
 import threading
 import time
@@ -10,6 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,8 +32,8 @@ log = logging.getLogger("pathotune")
 POLL_MS = 60
 # What one tick may do in the main thread before it leaves the rest to the next.
 BUDGET_S = 0.008
-# Whatever changes in the window, a number or a cell of the overlay, has all of it drawn again beside an OpenGL canvas.
-# So progress and overlay change together, and this seldom.
+# Whatever changes in the window, a number or a cell of the overlay, has all of it drawn again beside an OpenGL canvas:
+# so this happens seldom.
 SHOW_EVERY_S = 0.5
 ATTENTION_REFRESH_S = 4.0
 
@@ -56,6 +58,9 @@ class JobRunner(QObject):
         self._gives_way = False
         self._next_job: tuple[Job, str, str, bool] | None = None
         self._next_show = 0.0
+        # Progress and overlay in turn: the window is drawn between them, as both at once would be felt in it.
+        self._is_overlays_turn = False
+        self._garbage = QuietGarbage()
         self._filler = OverlayFiller(session)
         session.shard_done.connect(self._filler.take)
         self._timer = QTimer(self)
@@ -98,6 +103,7 @@ class JobRunner(QObject):
         if self._client is None or not self._client.alive:
             self._client = self._make_client()
             self._client.start()
+        self._garbage.leave()
         self.session.start(job, slide_path, text)
         self._client.submit(job)
         self._timer.start()
@@ -133,6 +139,7 @@ class JobRunner(QObject):
         atexit.unregister(self.close)
         self._timer.stop()
         self._rest_timer.stop()
+        self._garbage.look_again()
         self._end_client()
         self._filler.close()
 
@@ -146,18 +153,25 @@ class JobRunner(QObject):
         now = time.perf_counter()
         if self._client is not None:
             self._waiting.extend(self._client.poll())
-        if self.session.job.is_active and now < self._next_show and not any(map(_is_urgent, self._waiting)):
+        is_early = self.session.job.is_active and now < self._next_show
+        if is_early and not self._is_overlays_turn and not any(map(_is_urgent, self._waiting)):
             return
-        self._next_show = now + SHOW_EVERY_S
         end = now + BUDGET_S
-        while self._waiting and time.perf_counter() < end:
-            self._give(self._waiting.popleft())
-        self._filler.advance(end)
+        if self._waiting and not self._is_overlays_turn:
+            self._next_show = now + SHOW_EVERY_S
+            self._is_overlays_turn = True
+            while self._waiting and time.perf_counter() < end:
+                self._give(self._waiting.popleft())
+        else:
+            self._next_show = max(self._next_show, now + SHOW_EVERY_S / 2)
+            self._is_overlays_turn = False
+            self._filler.advance(end)
         if self._next_job is not None and not self.session.job.is_active and not self._waiting:
             next_job, self._next_job = self._next_job, None
             self.submit(*next_job)
         if not self.session.job.is_active and not self._waiting and not self._filler.is_busy:
             self._timer.stop()
+            self._garbage.look_again()
             self._rest_timer.start(compat.preferences().keep_worker_minutes * 60_000)
 
     def _give(self, event: events.Event) -> None:
@@ -172,6 +186,28 @@ class JobRunner(QObject):
 def _is_urgent(event: events.Event) -> bool:
     """Whether the person shall see this at once: all but progress and parts of a store, of which more will come."""
     return not isinstance(event, events.Step | events.ShardDone)
+
+
+class QuietGarbage:
+    """Keeps Python's garbage collector from looking through all that napari has loaded while a job runs.
+
+    A full collection holds the main thread up for 0.2 s; of what a job makes, there is little to look through.
+    """
+
+    def __init__(self) -> None:
+        self._is_left = False
+
+    def leave(self) -> None:
+        """From now on only what is made later is looked through."""
+        if not self._is_left and not gc.get_freeze_count():  # one who froze it before wants it to stay so
+            gc.freeze()
+            self._is_left = True
+
+    def look_again(self) -> None:
+        """All of it is looked through again, at Python's own time."""
+        if self._is_left:
+            gc.unfreeze()
+            self._is_left = False
 
 
 @dataclass(frozen=True)
@@ -269,8 +305,7 @@ class OverlayFiller:
             if self._adders:
                 break
         for result in changed.values():
-            self.session.shown.repaint(result, thumbnail=not self.session.job.is_active)
-            self._refresh_attention(result)
+            self._show(result)
         if not self._reads:
             self._read_boxes()
 
@@ -297,8 +332,10 @@ class OverlayFiller:
                 self._adders.append(self.session.shown.show_result(store, [data]))
             opened = self.session.result_at(store)
             if opened is not None:
+                # Its legend has changed already: the picture waits for the next turn.
+                self._later.append(partial(self._show, opened))
                 self._later.extend(self.session.shown.attention_steps(opened, found.attention))
-            return opened
+            return None
         result = self.session.result_at(store)
         if result is None:
             return None  # what the person has closed in the meantime stays closed
@@ -311,6 +348,10 @@ class OverlayFiller:
             for part in found:
                 result.grid.put(part.values, part.row, part.column)
         return result
+
+    def _show(self, result: Result) -> None:
+        self.session.shown.repaint(result, thumbnail=not self.session.job.is_active)
+        self._refresh_attention(result)
 
     def _refresh_attention(self, result: Result) -> None:
         """Attention is read from disk where it is seen: again only now and then."""

@@ -57,6 +57,9 @@ class OverlayPanel(QWidget):
         super().__init__()
         self.session, self.doubts = session, doubts_of(session)
         self._result: Result | None = None
+        self._legend_of: tuple[Any, ...] = ()
+        self._class_boxes: list[QCheckBox] = []
+        self._abstained_box: QCheckBox | None = None
         self.title = heading("Prediction")
         self.legend = QVBoxLayout()
         self.legend.setSpacing(1)
@@ -133,7 +136,7 @@ class OverlayPanel(QWidget):
             self._result = None
             return
         if result is not self._result:
-            self._result = result
+            self._result, self._legend_of = result, ()
             result.classes.events.opacity.connect(self._on_layer_opacity_changed)
         self._fill_legend(result)
         with QSignalBlocker(self.opacity):
@@ -145,46 +148,65 @@ class OverlayPanel(QWidget):
         self._fill_heat(result)
 
     def _fill_legend(self, result: Result) -> None:
-        clear(self.legend)
         areas = {} if result.is_empty else result.grid.areas_mm2()
-        for index, name in enumerate(result.grid.class_names):
+        names, below = result.grid.class_names, self.doubts.abstain_below
+        of = (tuple(names), result.grid.colors.tobytes(), below)
+        if of != self._legend_of:  # new boxes have the whole dock laid out again, so only where they differ
+            self._legend_of = of
+            self._make_legend(result)
+        for index, (box, name) in enumerate(zip(self._class_boxes, names, strict=True)):
             area = areas.get(name)
-            box = QCheckBox(f"{name}   {area:.2f} mm²" if area is not None else name)
+            box.setText(f"{name}   {area:.2f} mm²" if area is not None else name)
+            with QSignalBlocker(box):
+                box.setChecked(bool(result.grid.visible[index]))
+        if self._abstained_box is not None:
+            much = f"   {result.grid.abstained_mm2:.2f} mm²" if areas else ""
+            self._abstained_box.setText(f"abstained (below {below:.0%}){much}")
+            with QSignalBlocker(self._abstained_box):
+                self._abstained_box.setChecked(result.grid.shows_abstained)
+
+    def _make_legend(self, result: Result) -> None:
+        clear(self.legend)
+        self._class_boxes, self._abstained_box = [], None
+        for index, name in enumerate(result.grid.class_names):
+            box = QCheckBox(name)
             box.setIcon(swatch(rgb(result.grid.colors[index])))
-            box.setChecked(bool(result.grid.visible[index]))
             named(box, f"Show {name}", f"Show or hide {name} on the slide. The area is what was predicted so far.")
             box.toggled.connect(lambda on, index=index: self._on_class_toggled(index, on))
             self.legend.addWidget(box)
+            self._class_boxes.append(box)
         if self.doubts.abstain_below:
-            much = f"   {result.grid.abstained_mm2:.2f} mm²" if areas else ""
-            box = QCheckBox(f"abstained (below {self.doubts.abstain_below:.0%}){much}")
+            box = self._abstained_box = QCheckBox()
             box.setIcon(checkered(ABSTAINED_RGB, ABSTAINED_DARK_RGB))
-            box.setChecked(result.grid.shows_abstained)
             named(box, "Show abstained", "Show or hide what is predicted, but not surely enough to count for a class.")
             box.toggled.connect(lambda on: self.doubts.show_abstained(result, on))
             self.legend.addWidget(box)
 
     def _fill_heat(self, result: Result) -> None:
+        rows: list[tuple[str, tuple[str, Any]]] = [("Classes", ("classes", ""))]
+        if result.probability is not None:
+            names = result.grid.class_names
+            rows += [(f"Probability of {name}", ("probability", index)) for index, name in enumerate(names)]
+        rows.append(("Uncertainty", (UNCERTAINTY, "")))
+        if result.attention is not None:
+            sources = facts(result.attention)["sources"]
+            rows += [(f"Attention: {SOURCES.get(source, source)}", ("attention", source)) for source in sources]
+        if CHANGES in result.others:
+            rows.append(("What changed", (CHANGES, "")))
+        shown = shown_kind(result)
+        wanted = {
+            "probability": result.grid.shown_class,
+            "attention": facts(result.attention).get("source") if result.attention is not None else "",
+        }.get(shown, "")
         with QSignalBlocker(self.heat):
-            self.heat.clear()
-            self.heat.addItem("Classes", ("classes", ""))
-            for index, name in enumerate(result.grid.class_names):
-                if result.probability is not None:
-                    self.heat.addItem(f"Probability of {name}", ("probability", index))
-            self.heat.addItem("Uncertainty", (UNCERTAINTY, ""))
-            self.heat.setItemData(self.heat.count() - 1, folded(RANGES[UNCERTAINTY][2]), Qt.ItemDataRole.ToolTipRole)
-            if result.attention is not None:
-                for source in facts(result.attention)["sources"]:
-                    self.heat.addItem(f"Attention: {SOURCES.get(source, source)}", ("attention", source))
-            shown = shown_kind(result)
-            wanted = {
-                "probability": result.grid.shown_class,
-                "attention": facts(result.attention).get("source") if result.attention is not None else "",
-            }.get(shown, "")
-            if CHANGES in result.others:
-                self.heat.addItem("What changed", (CHANGES, ""))
-            rows = [self.heat.itemData(row) for row in range(self.heat.count())]
-            self.heat.setCurrentIndex(next((i for i, row in enumerate(rows) if tuple(row) == (shown, wanted)), 0))
+            if rows != [(self.heat.itemText(row), tuple(self.heat.itemData(row))) for row in range(self.heat.count())]:
+                self.heat.clear()
+                for text, what in rows:
+                    self.heat.addItem(text, what)
+                self.heat.setItemData(
+                    self.heat.findText("Uncertainty"), folded(RANGES[UNCERTAINTY][2]), Qt.ItemDataRole.ToolTipRole
+                )
+            self.heat.setCurrentIndex(next((i for i, (_, row) in enumerate(rows) if row == (shown, wanted)), 0))
         self._show_range(result, shown)
 
     def _show_range(self, result: Result, kind: str) -> None:

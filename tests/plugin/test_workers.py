@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable
 from typing import Any
@@ -87,6 +88,34 @@ def test_events_reach_the_session_without_waiting(
     session.job_changed.connect(lambda job: seen.append(job.stage))
     assert run_loop(2, lambda: session.job.stage == "done")
     assert len(seen) <= 3, "of progress that has piled up only the newest is drawn"
+
+
+def test_a_full_garbage_collection_does_not_hold_the_window_up_while_a_job_runs(
+    runner: Any, client: FakeClient, run_loop: Callable[..., bool]
+) -> None:
+    assert not gc.get_freeze_count()
+    runner.submit(FakeJob(), "/s.svs", "")
+    assert gc.get_freeze_count() > 10_000, "what napari has loaded is not looked through"
+    client.events = [events.Finished({"tiles": 1})]
+    assert run_loop(2, lambda: not gc.get_freeze_count()), "afterwards it is, so that closed windows are freed"
+    runner.submit(FakeJob(), "/s.svs", "")
+    runner.close()
+    assert not gc.get_freeze_count()
+
+
+def test_the_picture_is_drawn_a_turn_after_the_legend(
+    runner: Any, client: FakeClient, run_loop: Callable[..., bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns: list[str] = []
+    filler = runner._filler
+    monkeypatch.setattr(filler, "advance", lambda end: turns.append("overlay"))
+    monkeypatch.setattr(runner.session, "take", lambda event: turns.append("event"))
+    runner.submit(FakeJob(), "/s.svs", "")
+    client.events = [events.Note("info", "x")]
+    runner._on_tick()
+    assert turns == ["event"], "both at once would be felt"
+    runner._on_tick()
+    assert turns == ["event", "overlay"]
 
 
 def test_a_second_job_waits_for_the_first(runner: Any, client: FakeClient, notices: list[str]) -> None:
