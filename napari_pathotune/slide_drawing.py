@@ -34,6 +34,7 @@ SHAPE_TOOLS = {
 POINT_TOOL = "point"
 DRAWING_TOOLS = ("polygon", "lasso", "rectangle", "ellipse", "brush", POINT_TOOL)
 SMALLEST_BRUSH, LARGEST_BRUSH = 4, 400
+BRUSH_STEP = 1.25
 
 
 class SlideDrawing:
@@ -52,6 +53,7 @@ class SlideDrawing:
         self.active_class = self.document.palette.names[0] if len(self.document.palette) else ""
         self.brush_px = 40
         self._path_tool = "brush"
+        self._wheeled = 0.0  # parts of a notch, which touch pads send
         self._is_alt = False
         self._drew_since_press = False
         self.document.listeners.append(self._on_change)
@@ -89,6 +91,7 @@ class SlideDrawing:
             self.bound[kind] = bound
             bound.on_drawn, bound.on_removed, bound.on_changed = self._on_drawn, self._on_removed, self._on_outlines
             layer.mouse_drag_callbacks.insert(0, self._on_press)
+            layer.mouse_wheel_callbacks.append(self._on_wheel)
             self._bind_keys(layer)
             selected = set(viewer.layers.selection)
             viewer.add_layer(layer)
@@ -285,6 +288,17 @@ class SlideDrawing:
         if is_brush and not self._drew_since_press:
             self.board.later(lambda: self._dab(layer, start))
 
+    def _on_wheel(self, layer: Any, event: Any) -> None:
+        """Shift and the wheel make the brush wider and narrower; Ctrl, Alt and the wheel alone are napari's."""
+        if self.tool not in ("brush", "eraser") or list(event.modifiers) != ["Shift"]:
+            return
+        # With Shift some systems turn the wheel into a sideways one.
+        self._wheeled += float(np.sum(event.delta))
+        notches = int(self._wheeled)
+        self._wheeled -= notches
+        if notches:
+            self.set_brush(self.brush_px * BRUSH_STEP**notches)
+
     def _dab(self, layer: Any, position: Any) -> None:
         from shapely import Point
 
@@ -311,7 +325,7 @@ class SlideDrawing:
         if layer.__class__.__name__ == "Points":
             for key, tool in (("P", "polygon"), ("Shift-P", "lasso"), ("R", "rectangle"), ("E", "ellipse")):
                 layer.bind_key(key, lambda _, tool=tool: self.choose_tool(tool), overwrite=True)
-        for key, change in (("[", 1 / 1.25), ("]", 1.25)):
+        for key, change in (("[", 1 / BRUSH_STEP), ("]", BRUSH_STEP)):
             layer.bind_key(key, lambda _, change=change: self.set_brush(self.brush_px * change), overwrite=True)
 
     def _choose_numbered(self, at: int) -> None:

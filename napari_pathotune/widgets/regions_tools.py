@@ -58,7 +58,8 @@ class ToolRow(QWidget):
         row.addStretch(1)
         self.size = QSlider(Qt.Orientation.Horizontal)
         self.size.setRange(SMALLEST_BRUSH, LARGEST_BRUSH)
-        named(self.size, "Brush size", "How wide the brush is on the screen ([ and ] change it).")
+        tip = "How wide the brush is on the screen ([ and ] change it, Shift and the wheel too)."
+        named(self.size, "Brush size", tip)
         self.size.valueChanged.connect(self.brush_changed.emit)
         self.size_text = QLabel()
         self._size_row = QWidget()

@@ -13,9 +13,11 @@ import pytest
 pytest.importorskip("napari")
 pytest.importorskip("qtpy.QtTest")
 from qtpy.QtCore import QEvent, QPoint, QPointF, Qt
-from qtpy.QtGui import QMouseEvent
+from qtpy.QtGui import QMouseEvent, QWheelEvent
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QApplication
+
+from napari_pathotune import compat
 
 pytestmark = pytest.mark.window
 
@@ -43,6 +45,14 @@ class Hand:
                 x, y = (one + (two - one) * part for one, two in zip(first, second, strict=True))
                 self._move(self.at(x, y), Qt.LeftButton, keys)
         QTest.mouseRelease(self.canvas, Qt.LeftButton, keys, self.at(*places[-1]))
+        self.run_loop(0.05)
+
+    def wheel(self, notches: float, keys: Any = Qt.NoModifier) -> None:
+        place = QPointF(self.at(0.5, 0.5))
+        turned = QPoint(0, round(120 * notches))
+        where = QPointF(self.canvas.mapToGlobal(place.toPoint()))
+        event = QWheelEvent(place, where, QPoint(), turned, Qt.NoButton, keys, Qt.NoScrollPhase, False)
+        QApplication.sendEvent(self.canvas, event)
         self.run_loop(0.05)
 
     def _move(self, place: QPoint, buttons: Any, keys: Any) -> None:
@@ -122,6 +132,32 @@ def test_the_brush_paints_dabs_and_with_alt_rubs_out(hand: Any) -> None:
     assert document.regions()[0].geometry.area < before
     hand.key(Qt.Key_Z, Qt.ControlModifier)
     assert document.regions()[0].geometry.area == before
+
+
+def test_shift_and_the_wheel_change_the_brush_and_move_nothing(hand: Any) -> None:
+    drawing, tools = hand.drawing, hand.dock.tune.regions.tools
+    tools.buttons["brush"].click()
+    camera, before_um = compat.camera(hand.dock.session.viewer), drawing.brush_um
+    view = camera.zoom, camera.center
+    hand.wheel(2, Qt.ShiftModifier)
+    assert (drawing.brush_px, view) == (62, (camera.zoom, camera.center))
+    assert drawing.brush_um == pytest.approx(before_um * 62 / 40)
+    assert tools.size_text.text() == f"{drawing.brush_um:,.0f} µm" and tools.size.value() == 62
+    hand.drag([(0.3, 0.5), (0.5, 0.5)])
+    _, top, _, bottom = drawing.document.regions()[0].geometry.bounds
+    assert bottom - top == pytest.approx(drawing.brush_diameter_px0, rel=0.05), "the next stroke is as wide as said"
+    for _ in range(4):
+        hand.wheel(-0.25, Qt.ShiftModifier)
+    assert drawing.brush_px == 50, "a touch pad's parts of a notch add up"
+    for keys in (Qt.ControlModifier, Qt.ControlModifier | Qt.ShiftModifier, Qt.AltModifier):
+        hand.wheel(1, keys)
+    assert drawing.brush_px == 50, "what is napari's stays napari's"
+    tools.buttons["select"].click()
+    hand.wheel(1, Qt.ShiftModifier)
+    assert drawing.brush_px == 50
+    tools.buttons["brush"].click()
+    hand.wheel(1)
+    assert drawing.brush_px == 50 and camera.zoom > view[0], "the wheel alone zooms"
 
 
 def test_selected_regions_are_moved_reclassed_and_deleted(hand: Any) -> None:
