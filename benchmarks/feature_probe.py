@@ -24,6 +24,7 @@ from timm.models.vision_transformer import VisionTransformer
 
 from benchmarks.pretraining.export import POOLINGS, load_encoder
 from benchmarks.pretraining.stain import draw_jitter, mix, optical_density, stain_amounts, transmitted
+from pathotune.backbones import backbone_card
 
 SIDE = 224
 WEIGHTS = Path(__file__).parents[1] / "resources/backbones/weights/pathotune-tiny.safetensors"
@@ -254,13 +255,18 @@ def rows_of(results: dict[str, dict[str, dict]]) -> list[str]:
     return rows
 
 
+def read_by(weights: Path, facts: dict[str, str]) -> str:
+    """The pooling of the built-in backbone's card; of other weights the one their file names."""
+    return backbone_card("pathotune-tiny").pooling if weights == WEIGHTS else facts["pooling"]
+
+
 class Describer:
     """All kinds of features of a set of tiles, each computed once."""
 
     def __init__(self, weights: Path, all_poolings: bool, only_weights: bool, pooling: str = "") -> None:
         encoder, facts = load_encoder(weights)
         self.mean, self.std = json.loads(facts["mean"]), json.loads(facts["std"])
-        self.poolings = POOLINGS if all_poolings else (pooling or facts["pooling"],)
+        self.poolings = POOLINGS if all_poolings else (pooling or read_by(weights, facts),)
         self.encoders = {"pathotune-tiny": encoder}
         if not only_weights:
             self.encoders["random weights"] = random_encoder()
@@ -287,7 +293,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--weights", type=Path, default=WEIGHTS)
     parser.add_argument("--training-side", action="store_true", help="only splits of training pixels, every pooling")
     parser.add_argument("--only-weights", action="store_true", help="leave out random weights and colour numbers")
-    parser.add_argument("--pooling", choices=POOLINGS, help="another than the one these weights are read by")
+    parser.add_argument("--pooling", choices=POOLINGS, help="how the patch tokens are read; else as the card says")
     parser.add_argument("--json", type=Path, help="write all numbers here too")
     options = parser.parse_args(arguments)
     warnings.filterwarnings("ignore", message="The least populated class")

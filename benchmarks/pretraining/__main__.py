@@ -22,7 +22,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=0, help="CPU threads, 0 leaves them to torch")
     parser.add_argument("--begin-from", type=Path, help="exported weights to begin with, in place of random ones")
     parser.add_argument("--export-only", action="store_true", help="write the weights of the saved state and end")
-    parser.add_argument("--pooling", default="mean_patch", choices=POOLINGS)
+    parser.add_argument("--pooling", default="mean+std_patch", choices=POOLINGS)
     for item in fields(Recipe):
         if item.type in (int, float):
             parser.add_argument("--" + item.name.replace("_", "-"), type=item.type, default=item.default)

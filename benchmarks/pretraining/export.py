@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from benchmarks.pretraining.model import build_encoder
 
-#: The features that a probe of the weights can read; those of `mean_patch` are the shipped ones.
+#: The features that a probe of the weights can read; those of `mean+std_patch` are the built-in backbone's.
 POOLINGS = ("cls", "mean_patch", "cls+mean_patch", "mean+std_patch")
 
 

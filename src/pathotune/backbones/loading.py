@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import importlib.util
 import logging
 from pathlib import Path
@@ -31,6 +32,9 @@ BUILDERS = Table(
 )
 # Without its file the built-in backbone is drawn from this seed, the same on every machine.
 BUILT_IN_SEED = 2024
+# Poolings no file of weights stands for: the same weights are read otherwise elsewhere, and what was made of those
+# features, a tuning or a table, must not be taken for these.
+OWN_POOLINGS = ("mean+std_patch",)
 
 
 def load(card: BackboneCard, given: Path | None, random_seed: int | None, depth: int | None) -> Backbone:
@@ -134,5 +138,8 @@ def _check_facts(backbone: Backbone) -> None:
 
 def _sealed(backbone: Backbone, source: str) -> Backbone:
     backbone.weights_sha256 = weights.content_sha256(backbone)
+    if backbone.card.pooling in OWN_POOLINGS:
+        named = f"{backbone.weights_sha256} {backbone.card.pooling}"
+        backbone.weights_sha256 = hashlib.sha256(named.encode()).hexdigest()
     backbone.weights_source = source
     return backbone.freeze()

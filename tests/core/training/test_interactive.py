@@ -79,6 +79,18 @@ def test_kept_values_give_the_same_logits_to_the_bit(tiny_backbone, source, meth
     run.tiles.close()
 
 
+def test_a_look_that_is_remembered_is_the_look_that_was_made(tiny_backbone, source):
+    run = run_on(tiny_backbone(), source, {**LATE, "ivp": "vrm"}, method="pathotune")
+    count, tiles = run.tiles.looks.count, run.examples.train[:6]
+    for shift in range(3):  # anew, partly remembered, wholly remembered; one tile twice in a batch
+        drawn, looks = np.append(tiles, tiles[0]), (np.arange(7) + shift) % count
+        looks[-1] = looks[0]
+        keys = [run.examples.keys[tile] for tile in drawn.tolist()]
+        expected = run.tiles.looks(np.ascontiguousarray(run.examples.images[drawn]), keys, looks)
+        assert np.array_equal(run.tiles.inputs(drawn, looks).images, expected)
+    run.tiles.close()
+
+
 def test_in_one_batch_kept_and_not_kept_agree_to_the_bit(tiny_backbone, source, monkeypatch):
     from pathotune.training import tilepass
 
