@@ -28,6 +28,7 @@ from napari_pathotune.session import Session
 from napari_pathotune.slide_drawing import SlideDrawing
 from napari_pathotune.widgets.parts import button, named, text_label, thousands
 from napari_pathotune.widgets.regions_import import ask_mapping
+from napari_pathotune.widgets.regions_notes import ask_description
 from napari_pathotune.widgets.regions_palette import ClassTable, Row
 from napari_pathotune.widgets.regions_tools import ToolRow
 
@@ -54,6 +55,9 @@ class RegionsPanel(QWidget):
         self.tiles: dict[str, int] | None = None
         self.ask_mapping: Callable[[list[str], Palette], dict[str, str] | None] = lambda names, palette: ask_mapping(
             names, palette, self
+        )
+        self.ask_description: Callable[[str, str], tuple[str, str] | None] = lambda name, notes: ask_description(
+            name, notes, self
         )
         self.tools = ToolRow()
         self.table = ClassTable()
@@ -82,7 +86,11 @@ class RegionsPanel(QWidget):
 
     def _lay_out(self) -> None:
         for made, name, tip in (
-            (self.more, "More", "Rename, recolour, merge, delete, order of classes; lock and fill holes of regions."),
+            (
+                self.more,
+                "More",
+                "Rename, recolour, merge, delete, order of classes; name, notes, lock, holes of regions.",
+            ),
             (self.undo, "Undo", "Take the last step back (Ctrl+Z)."),
             (self.redo, "Redo", "Do it again (Ctrl+Shift+Z)."),
         ):
@@ -256,6 +264,18 @@ class RegionsPanel(QWidget):
         if drawing is not None and self.board.trying(lambda: drawing.document.add_class(name, color)):
             drawing.choose_class(drawing.document.palette.names[-1], assign=False)
 
+    def describe(self, drawing: SlideDrawing, key: str) -> None:
+        """Ask for a region's name and notes.
+
+        Raises
+        ------
+        UsageError : it is locked.
+        """
+        region = drawing.document[key]
+        said = self.ask_description(region.name, region.notes)
+        if said is not None and key in drawing.document:
+            drawing.document.describe(key, *said)
+
     def _menu(self) -> QMenu:
         self._fill_menu()
         return self.more.menu()
@@ -418,6 +438,9 @@ def fill_class_menu(menu: QMenu, panel: RegionsPanel, drawing: SlideDrawing) -> 
     keys = drawing.selected_keys
     locked = bool(keys) and all(document[key].locked for key in keys)
     what = f"{len(keys)} selected" if keys else "selected regions"
+    one = keys[0] if len(keys) == 1 else ""
+    called = document[one].name[:30] or "the selected region" if one else "a selected region"
+    add(menu, f"Name and notes of {called}…", lambda: panel.describe(drawing, one), bool(one))
     add(menu, f"{'Unlock' if locked else 'Lock'} {what}", lambda: document.set_locked(keys, not locked), bool(keys))
     add(menu, f"Fill holes of {what}", lambda: document.fill_holes(keys), bool(keys))
     add(menu, f"Delete {what}", lambda: document.remove(keys), bool(keys))

@@ -93,6 +93,54 @@ def test_a_new_class_is_the_one_drawn_with(dock: Any, on_slide: Any, notices: li
     assert "already" in notices[-1]
 
 
+def test_name_and_notes_of_the_selected_region_are_edited_undone_and_written(
+    dock: Any, on_slide: Any, tmp_path: Path, notices: list[str]
+) -> None:
+    from napari_pathotune.widgets.regions_notes import DescriptionDialog
+
+    panel, drawing = dock.tune.regions, dock.tune.board.active
+    document = drawing.document
+    first, second = document.add([Region(shapely.box(x, 0, x + 50, 50), "Tumor") for x in (0, 100)])
+    drawing.choose_tool("select")
+    bound = drawing.layer_for()
+
+    def entry() -> Any:
+        panel.more.menu().aboutToShow.emit()
+        (found,) = (one for one in panel.more.menu().actions() if one.text().startswith("Name and notes"))
+        return found
+
+    assert not entry().isEnabled()
+    bound.select([first, second])
+    assert not entry().isEnabled(), "of one at a time"
+    bound.select([second])
+
+    def answer(name: str, notes: str) -> tuple[str, str]:
+        dialog = DescriptionDialog(name, notes)
+        assert dialog.description() == (name, notes)
+        dialog.name.setText(" Rand ")
+        dialog.notes.setPlainText("frei\nvon Tumor")
+        return dialog.description()
+
+    panel.ask_description = answer
+    entry().trigger()
+    region = document[second]
+    assert (region.name, region.notes, document[first].name) == ("Rand", "frei\nvon Tumor", "")
+    assert "Rand" in entry().text() and bound.layer.features["name"].iloc[bound.keys.index(second)] == "Rand"
+    panel.save_regions(tmp_path / "r.geojson")
+    written = json.loads((tmp_path / "r.geojson").read_text(encoding="utf-8"))["features"][1]["properties"]
+    assert (written["name"], written["metadata"]) == ("Rand", {"ANNOTATION_DESCRIPTION": "frei\nvon Tumor"})
+    document.undo()
+    assert (document[second].name, document[second].notes) == ("", "")
+    document.redo()
+    panel.ask_description = lambda name, notes: None
+    entry().trigger()
+    assert document[second] == region, "who changes her mind changes nothing"
+    document.set_locked([second], True)
+    panel.ask_description = lambda name, notes: ("", "")
+    entry().trigger()
+    assert "locked" in notices[-1] and document[second].name == "Rand"
+
+
 def test_a_file_is_loaded_mapped_and_written_without_loss(
     dock: Any, on_slide: Any, tmp_path: Path, notices: list[str]
 ) -> None:

@@ -234,10 +234,17 @@ class RegionDocument:
         if changed:
             self._do("Lock" if locked else "Unlock", changed)
 
-    def set_name(self, key: str, name: str) -> None:
-        """Give a region a name of its own."""
-        if self._regions[key].name != name:
-            self._do("Name region", {key: replace(self._regions[key], name=name)})
+    def describe(self, key: str, name: str, notes: str) -> None:
+        """Give a region a name and notes of its own; "" for none.
+
+        Raises
+        ------
+        UsageError : it is locked.
+        """
+        (key,) = self._editable([key])
+        region, name, notes = self._regions[key], name.strip(), notes.strip()
+        if (region.name, region.notes) != (name, notes):
+            self._do("Name and notes", {key: region.described(name, notes)})
 
     def paint(self, stroke: BaseGeometry, class_name: str | None) -> list[str]:
         """Add a brush stroke: it grows the regions of its class that it touches into one, or starts a new one.
@@ -455,9 +462,8 @@ def _without(geometry: BaseGeometry, stroke: BaseGeometry) -> BaseGeometry:
 
 
 def _is_same(first: Region, second: Region) -> bool:
-    return (first.class_name, first.name, first.locked) == (second.class_name, second.name, second.locked) and bool(
-        first.geometry.equals_exact(second.geometry)
-    )
+    said, said_second = ((one.class_name, one.name, one.notes, one.locked) for one in (first, second))
+    return said == said_second and bool(first.geometry.equals_exact(second.geometry))
 
 
 def _likeness(region: Region) -> tuple[str | None, bytes]:

@@ -17,6 +17,8 @@ from pathotune.errors import UsageError
 ELLIPSE_CORNERS = 64
 # The property of a region under which what is ours stands.
 OWN_PROPERTY = "pathotune"
+# Where QuPath keeps what is written about an object.
+METADATA, DESCRIPTION = "metadata", "ANNOTATION_DESCRIPTION"
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,23 @@ class Region:
         """Whether it is one tile that was suggested and then decided by a person."""
         ours = self.properties.get(OWN_PROPERTY)
         return isinstance(ours, dict) and ours.get("correction") is True
+
+    @property
+    def notes(self) -> str:
+        """What was written about it, as QuPath keeps an annotation's description."""
+        metadata = self.properties.get(METADATA)
+        return str(metadata.get(DESCRIPTION) or "") if isinstance(metadata, dict) else ""
+
+    def described(self, name: str, notes: str) -> Region:
+        """The same region with another name and other notes; "" for none."""
+        found = self.properties.get(METADATA)
+        metadata = {key: value for key, value in found.items() if key != DESCRIPTION} if isinstance(found, dict) else {}
+        if notes:
+            metadata[DESCRIPTION] = notes
+        properties = {key: value for key, value in self.properties.items() if key != METADATA}
+        if metadata:
+            properties[METADATA] = metadata
+        return replace(self, name=name, properties=properties)
 
     @property
     def kind(self) -> str:

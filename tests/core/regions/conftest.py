@@ -60,7 +60,15 @@ def any_step_fixture() -> Callable[[RegionDocument, random.Random], None]:
 def content(document: RegionDocument) -> Any:
     """What a document says, in a form that can be compared."""
     regions = [
-        (region.id, region.class_name, region.color, region.name, region.locked, region.geometry.normalize().wkt)
+        (
+            region.id,
+            region.class_name,
+            region.color,
+            region.name,
+            region.notes,
+            region.locked,
+            region.geometry.normalize().wkt,
+        )
         for region in document.regions()
     ]
     return regions, document.palette
@@ -93,7 +101,7 @@ def any_step(document: RegionDocument, dice: random.Random) -> None:
     elif step == "assign":
         document.set_class(some, dice.choice([*names, None]))
     elif step == "name":
-        document.set_name(keys[0], f"R {dice.random()}")
+        document.describe(keys[0], f"R {dice.random()}", dice.choice(["", f"seen {dice.random()}"]))
     elif step == "rename":
         document.rename_class(dice.choice(names), f"name {dice.random()}")
     elif step == "merge":

@@ -115,6 +115,7 @@ def test_what_is_locked_stays_as_it_is(document: RegionDocument) -> None:
         lambda: document.remove([key]),
         lambda: document.reshape({key: shapely.box(0, 0, 1, 1)}),
         lambda: document.set_class([key], "Stroma"),
+        lambda: document.describe(key, "R 2", "seen"),
     ):
         with pytest.raises(UsageError, match=r"'R 1'.*locked"):
             change()

@@ -134,6 +134,20 @@ def test_a_changed_class_is_written_and_the_rest_kept(tmp_path: Path) -> None:
     assert "classification" not in written["properties"]
 
 
+def test_name_and_notes_are_written_where_qupath_looks_for_them(tmp_path: Path) -> None:
+    metadata = {"ANNOTATION_DESCRIPTION": "by hand", "seen by": "two"}
+    regions = read_regions(save(tmp_path / "r.json", square(name="nést", metadata=metadata, own=1)))
+    assert regions[0].notes == "by hand"
+    changed = regions.with_regions([regions[0].described("Rand", "free\nof tumour")])
+    path = write_regions(changed, tmp_path / "o.geojson")
+    properties = json.loads(path.read_text("utf-8"))["features"][0]["properties"]
+    assert properties["name"] == "Rand" and properties["own"] == 1
+    assert properties["metadata"] == {"ANNOTATION_DESCRIPTION": "free\nof tumour", "seen by": "two"}
+    assert (read_regions(path)[0].name, read_regions(path)[0].notes) == ("Rand", "free\nof tumour")
+    assert regions[0].described("", "").properties["metadata"] == {"seen by": "two"}
+    assert "metadata" not in Region(shapely.box(0, 0, 9, 9)).described("a", "b").described("a", "").properties
+
+
 def test_new_regions_get_stable_identifiers(tmp_path: Path) -> None:
     drawn = Regions.from_shapes([np.asarray([[0, 0], [50, 0], [50, 50]])], class_names=["Tumor"])
     first = write_regions(drawn, tmp_path / "a.geojson").read_text()
