@@ -101,6 +101,12 @@ class Session:
         layer = self.active_layer
         return None if layer is None else facts(layer)["slide"]
 
+    @property
+    def picture(self) -> Slide | None:
+        """The same slide as it is shown: its colours may be converted, which is for the eye alone."""
+        layer = self.active_layer
+        return None if layer is None else facts(layer).get("picture", facts(layer)["slide"])
+
     def has_slide(self, path: str) -> bool:
         """Whether this slide is open."""
         return any(same_path(facts(layer)["path"], path) for layer in self.slide_layers)
@@ -353,7 +359,8 @@ class Session:
         if about.get("kind") == "slide":
             if self._active is layer:
                 self._active = None
-            about["slide"].close()
+            for name in {"slide", "picture"} & about.keys():
+                about[name].close()
             if not self.slide_layers:
                 compat.restore_view(self.viewer)
             self.slides_changed.emit()

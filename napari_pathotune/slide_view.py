@@ -79,7 +79,6 @@ class SlideView:
         self._own = layer._data
         planes = [PlanePicture(glance, index, self, level) for index, level in enumerate(self._own)]
         self._levels = type(self._own)(planes)
-        glance.keep_smallest(compat.coarsest_picture(layer))
         self.is_coarse, self._next_redraw = False, 0.0
         self._told: set[Any] = set()
         for name in ("set_view_slice", "_update_draw"):
@@ -194,18 +193,33 @@ class SlideViews:
                 view.sharpen()
             yield
 
+    def put(self, layer: Any, levels: list[Any]) -> None:
+        """Give a layer another picture of its slide, of the same size, and draw it without waiting for the file."""
+        self._drop(layer)
+        with layer._block_refresh():
+            layer.data = levels
+        self._add(layer, is_new=False)
+        layer.refresh(highlight=False, extent=False)
+
     def _on_layer_inserted(self, event: Any) -> None:
         self._add(event.value)
 
-    def _add(self, layer: Any) -> None:
+    def _add(self, layer: Any, is_new: bool = True) -> None:
         from pathotune.slides.glance import Glance
 
         # A slide of one level is small and was read whole when its layer was made.
-        if facts(layer).get("kind") == "slide" and layer.multiscale:
-            self._views[id(layer)] = SlideView(layer, Glance(facts(layer)["slide"]), self._timer.start)
+        about = facts(layer)
+        if about.get("kind") == "slide" and layer.multiscale:
+            glance = Glance(about.get("picture", about["slide"]))
+            if is_new:  # else what napari has is of the picture before
+                glance.keep_smallest(compat.coarsest_picture(layer))
+            self._views[id(layer)] = SlideView(layer, glance, self._timer.start)
 
     def _on_layer_removed(self, event: Any) -> None:
-        view = self._views.pop(id(event.value), None)
+        self._drop(event.value)
+
+    def _drop(self, layer: Any) -> None:
+        view = self._views.pop(id(layer), None)
         if view is not None:
             view.glance.close()
 

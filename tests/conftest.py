@@ -27,3 +27,17 @@ def shared_data() -> Path:
     if not (folder / "wsi").is_dir():
         pytest.skip("the real slides are not on this machine (set PATHOTUNE_DATA to their folder)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def swapped_profile() -> bytes:
+    """sRGB with its red and blue primaries exchanged: a conversion that cannot be overlooked."""
+    from PIL import ImageCms
+
+    data = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    count = int.from_bytes(data[128:132], "big")
+    tags = {bytes(data[132 + 12 * i : 136 + 12 * i]): 132 + 12 * i for i in range(count)}
+    red, blue = (data[tags[name] + 4 : tags[name] + 12] for name in (b"rXYZ", b"bXYZ"))
+    data[tags[b"rXYZ"] + 4 : tags[b"rXYZ"] + 12] = blue
+    data[tags[b"bXYZ"] + 4 : tags[b"bXYZ"] + 12] = red
+    return bytes(data)

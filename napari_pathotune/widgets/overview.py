@@ -225,7 +225,8 @@ class Overview(QWidget):
             jump.setEnabled(slide is not None and slide.mpp is not None)
         self.jumps[0].setEnabled(slide is not None)
         if slide is not None:
-            self._reading = (slide, self._pool.submit(slide.thumbnail, THUMBNAIL_PX))
+            picture = self.session.picture or slide
+            self._reading = (picture, self._pool.submit(picture.thumbnail, THUMBNAIL_PX))
             self._wait.start()
         self._on_follow()
 
@@ -251,7 +252,7 @@ class Overview(QWidget):
         slide, future = self._reading
         self._reading = None
         self._wait.stop()
-        if slide is not self.session.slide:
+        if slide is not self.session.picture:
             return
         try:
             self.map.show_picture(future.result())

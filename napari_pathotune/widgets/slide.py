@@ -5,11 +5,16 @@ from __future__ import annotations
 from html import escape
 
 from qtpy.QtCore import QSignalBlocker
-from qtpy.QtWidgets import QDoubleSpinBox, QFrame, QHBoxLayout, QSizePolicy, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QCheckBox, QDoubleSpinBox, QFrame, QHBoxLayout, QSizePolicy, QVBoxLayout, QWidget
 
-from napari_pathotune import compat
+from napari_pathotune import compat, true_colours
 from napari_pathotune.session import Session
 from napari_pathotune.widgets.parts import button, combo, named, text_label, thousands
+
+COLOURS = (
+    "Show the slide in the colours its scanner's profile states. Only the picture changes: predictions and tunings "
+    "read the slide as before."
+)
 
 
 class SlidePanel(QWidget):
@@ -22,14 +27,16 @@ class SlidePanel(QWidget):
             "Slide", "The slide to work on; the others are hidden. Open slides with File ▸ Open or by dropping them."
         )
         self.facts = text_label()
+        self.true_colours = QCheckBox("True colours (ICC)")
         self.question = self._make_question()
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(3)
-        for widget in (self.choice, self.facts, self.question):
+        for widget in (self.choice, self.facts, self.true_colours, self.question):
             layout.addWidget(widget)
         self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Maximum)
         self.choice.activated.connect(self._on_choice_activated)
+        self.true_colours.toggled.connect(self._on_true_colours_toggled)
         session.slides_changed.connect(self.refresh)
         session.active_changed.connect(self.refresh)
         self.refresh()
@@ -71,6 +78,7 @@ class SlidePanel(QWidget):
                 self.choice.setCurrentIndex(layers.index(self.session.active_layer))
         self.choice.setVisible(bool(layers))
         slide = self.session.slide
+        self._show_colours()
         if slide is None:
             self.facts.setText("No slide is open. Drop one on the canvas, or use File ▸ Open.")
             self.question.setVisible(False)
@@ -87,6 +95,25 @@ class SlidePanel(QWidget):
         source = slide.mpp.source if slide.mpp is not None else "not known"
         self.facts.setToolTip(f"{slide.path}\nRead by {slide.reader}; pixel size: {source}.")
         self.question.setVisible(slide.mpp is None)
+
+    def _show_colours(self) -> None:
+        layer = self.session.active_layer
+        self.true_colours.setVisible(layer is not None)
+        can = layer is not None and true_colours.can_be_shown(layer)
+        self.true_colours.setEnabled(can)
+        with QSignalBlocker(self.true_colours):
+            self.true_colours.setChecked(can and true_colours.are_shown(layer))
+        says = "This file has no colour profile." if not can else COLOURS
+        named(self.true_colours, "True colours by the ICC profile", says)
+
+    def _on_true_colours_toggled(self, wanted: bool) -> None:
+        from pathotune.errors import PathotuneError
+
+        try:
+            true_colours.show(self.session, wanted)
+        except PathotuneError as error:
+            compat.show_error(str(error))
+        self._show_colours()
 
     def _on_choice_activated(self, index: int) -> None:
         layers = self.session.slide_layers

@@ -206,20 +206,9 @@ def test_large_pictures_are_decoded_into_a_file():
     assert not isinstance(_room(10, 10), np.memmap)
 
 
-def swapped_profile() -> bytes:
-    """sRGB with its red and blue primaries exchanged: a conversion that cannot be overlooked."""
-    data = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
-    count = int.from_bytes(data[128:132], "big")
-    tags = {bytes(data[132 + 12 * i : 136 + 12 * i]): 132 + 12 * i for i in range(count)}
-    red, blue = (data[tags[name] + 4 : tags[name] + 12] for name in (b"rXYZ", b"bXYZ"))
-    data[tags[b"rXYZ"] + 4 : tags[b"rXYZ"] + 12] = blue
-    data[tags[b"bXYZ"] + 4 : tags[b"bXYZ"] + 12] = red
-    return bytes(data)
-
-
-def test_colours_are_converted_where_asked(draw, make_tiff):
+def test_colours_are_converted_where_asked(draw, make_tiff, swapped_profile):
     pixels = draw(300, 300)
-    path = make_tiff(pixels, iccprofile=swapped_profile())
+    path = make_tiff(pixels, iccprofile=swapped_profile)
     with open_slide(path) as plain, open_slide(path, icc=True) as converted:
         assert plain.icc_profile and not plain.converts_color
         assert converted.converts_color
@@ -249,9 +238,9 @@ def test_a_damaged_profile_is_said_and_left_out(draw, make_tiff):
         assert any("colour profile" in text for text in slide.warnings)
 
 
-def test_the_embedded_profile_of_a_picture(draw, tmp_path):
+def test_the_embedded_profile_of_a_picture(draw, tmp_path, swapped_profile):
     path = tmp_path / "picture.png"
-    buffer = io.BytesIO(swapped_profile())
+    buffer = io.BytesIO(swapped_profile)
     Image.fromarray(draw(300, 300)).save(path, icc_profile=buffer.getvalue())
     with open_slide(path, icc=True) as slide:
         assert slide.converts_color
