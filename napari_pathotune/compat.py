@@ -138,3 +138,14 @@ def show_info(text: str) -> None:
     from napari.utils.notifications import show_info as show
 
     show(text)
+
+
+def agrees(title: str, text: str) -> bool:
+    """Ask the person; no without a window to ask in."""
+    from qtpy.QtWidgets import QApplication, QMainWindow, QMessageBox
+
+    if QApplication.instance() is None:
+        return False
+    windows = [widget for widget in QApplication.topLevelWidgets() if isinstance(widget, QMainWindow)]
+    answer = QMessageBox.question(windows[0] if windows else None, title, text)
+    return bool(answer == QMessageBox.StandardButton.Yes)

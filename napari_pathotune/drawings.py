@@ -22,6 +22,8 @@ Array = np.ndarray[Any, Any]
 
 # What the `class` feature of a shape without a class says.
 NO_CLASS = ""
+# With more outlines on a layer than this, napari is slow to draw and to edit them.
+MANY_OUTLINES = 10_000
 CLASS_COLUMNS = ("class", "class_name", "label")
 # The centre of level-0 pixel (0, 0) lies at 0 in napari and at (0.5, 0.5) in QuPath's level-0 pixels.
 HALF_PIXEL = 0.5
@@ -91,6 +93,20 @@ def regions_from_layer(layer: Any, slide_layer: Any, only: Iterable[int] | None 
             )
         )
     return found
+
+
+def many_outlines_text(regions: Iterable[Region], name: str) -> str:
+    """The question before more outlines are laid on a slide than the window is quick with; "" where there are few.
+
+    Points are no outlines: they are drawn fast.
+    """
+    count = sum(len(getattr(one.geometry, "geoms", (0,))) for one in regions if one.kind != "point")
+    if count <= MANY_OUTLINES:
+        return ""
+    return (
+        f"{name} has {count:,} outlines. With more than {MANY_OUTLINES:,} the window is slow to move and to draw in. "
+        "To train on them without seeing them, give the file to pathotune tune --regions. Load them all the same?"
+    )
 
 
 def layers_from_regions(regions: Iterable[Region], slide: Slide | None, source: str = "") -> list[LayerData]:

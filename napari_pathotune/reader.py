@@ -137,7 +137,7 @@ def _read_store(path: Path) -> list[LayerData]:
 
 
 def _read_regions(path: Path) -> list[LayerData]:
-    from napari_pathotune.drawings import layers_from_regions
+    from napari_pathotune.drawings import layers_from_regions, many_outlines_text
     from napari_pathotune.layers import facts
     from pathotune.regions import read_regions
 
@@ -146,4 +146,8 @@ def _read_regions(path: Path) -> list[LayerData]:
     slide = slides[-1] if slides else None
     if slide is None:
         compat.show_warning(f"{path.name} is shown in pixels: open its slide first to lay it on the tissue.")
-    return list(layers_from_regions(read_regions(path, slide), slide, str(path)))
+    regions = read_regions(path, slide)
+    question = many_outlines_text(regions, path.name)
+    if question and viewer is not None and not compat.agrees("Many outlines", question):
+        return []
+    return list(layers_from_regions(regions, slide, str(path)))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from napari_pathotune import compat
+
 NAME = "pathotune"
 # For what people call a slide; the person's own choices for any of them are left alone.
 PATTERNS = (
@@ -38,7 +40,7 @@ def prefer_our_reader() -> bool:
         kept = ", ".join(f"{pattern} ({reader})" for pattern, reader in others.items())
         text += f" What you chose yourself stays: {kept}."
     text += " The entry “Leave slides to napari again” takes this back."
-    if not ours or not _agrees("Open slides with PathoTune?", text):
+    if not ours or not compat.agrees("Open slides with PathoTune?", text):
         return False
     _plugins().extension2reader = {**_plugins().extension2reader, **dict.fromkeys(ours, NAME)}
     _agreed.update(ours)
@@ -85,17 +87,6 @@ def _plugins() -> Any:
     from napari.settings import get_settings
 
     return get_settings().plugins
-
-
-def _agrees(title: str, text: str) -> bool:
-    """Ask the person; no without a window to ask in."""
-    from qtpy.QtWidgets import QApplication, QMainWindow, QMessageBox
-
-    if QApplication.instance() is None:
-        return False
-    windows = [widget for widget in QApplication.topLevelWidgets() if isinstance(widget, QMainWindow)]
-    answer = QMessageBox.question(windows[0] if windows else None, title, text)
-    return bool(answer == QMessageBox.StandardButton.Yes)
 
 
 def _tell(text: str) -> None:

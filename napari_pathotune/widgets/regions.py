@@ -301,6 +301,7 @@ class RegionsPanel(QWidget):
         -------
         How many regions came in; regions that were there already come once.
         """
+        from napari_pathotune.drawings import many_outlines_text
         from pathotune.errors import PathotuneError
         from pathotune.regions import read_regions
 
@@ -322,6 +323,9 @@ class RegionsPanel(QWidget):
         if mapping is None:
             return 0
         new = document.unknown(regions.map_classes(mapping))
+        question = many_outlines_text(new, path.name)
+        if question and not compat.agrees("Many outlines", question):
+            return 0
         known = len(regions) - len(new)
         if known:
             compat.show_info(f"{known} of {len(regions)} regions of {path.name} were here already.")

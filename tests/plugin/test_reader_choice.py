@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("napari")
 
-from napari_pathotune import reader_choice
+from napari_pathotune import compat, reader_choice
 from napari_pathotune.reader_choice import OurReaderPreferred, leave_to_napari, prefer_our_reader
 
 
@@ -30,7 +30,7 @@ def plugins() -> Iterator[Any]:
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What the person is asked; she says yes."""
     questions: list[str] = []
-    monkeypatch.setattr(reader_choice, "_agrees", lambda title, text: questions.append(text) or True)
+    monkeypatch.setattr(compat, "agrees", lambda title, text: questions.append(text) or True)
     monkeypatch.setattr(reader_choice, "_tell", lambda text: None)
     return questions
 
@@ -48,7 +48,7 @@ def test_agreed_to_and_taken_back(plugins: Any, asked: list[str]) -> None:
 
 def test_nothing_changes_without_consent(plugins: Any, asked: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     before = dict(plugins.extension2reader)
-    monkeypatch.setattr(reader_choice, "_agrees", lambda title, text: False)
+    monkeypatch.setattr(compat, "agrees", lambda title, text: False)
     assert not prefer_our_reader() and plugins.extension2reader == before
 
 

@@ -218,6 +218,32 @@ def test_every_form_other_programs_write_is_drawn_and_comes_out_again(
         drawing.document.remove(drawing.document.keys)
 
 
+def test_before_very_many_outlines_are_laid_the_person_is_asked(
+    dock: Any, on_slide: Any, viewer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from napari_pathotune import compat, drawings
+    from napari_pathotune.reader import NOTHING, read_drawn_regions
+    from pathotune.regions import write_regions
+
+    asked: list[str] = []
+    answers = [False, True, False]
+    monkeypatch.setattr(compat, "agrees", lambda title, text: asked.append(text) or answers.pop(0))
+    monkeypatch.setattr(compat, "current_viewer", lambda: viewer)
+    monkeypatch.setattr(drawings, "MANY_OUTLINES", 1100)
+    panel, drawing = dock.tune.regions, dock.tune.board.active
+    panel.ask_mapping = lambda names, palette: {}
+    squares = [Region(shapely.box(x, y, x + 9, y + 9), "Tumor") for x in range(0, 600, 20) for y in range(0, 370, 10)]
+    two = Region(shapely.MultiPolygon([shapely.box(0, 380, 9, 389), shapely.box(20, 380, 29, 389)]), "Stroma")
+    points = [Region(shapely.Point(x, 395), "Stroma") for x in range(300)]
+    few = write_regions([*squares[:1098], two, *points], tmp_path / "few.geojson")
+    many = write_regions([*squares[:1099], two], tmp_path / "many.geojson")
+    assert panel.open_regions(many) == 0 and not len(drawing.document), "no is no"
+    assert "many.geojson has 1,101 outlines" in asked[0] and "pathotune tune --regions" in asked[0]
+    assert len(read_drawn_regions(str(few))) == 2 and len(asked) == 1, "points are drawn fast"
+    assert panel.open_regions(many) == 1100 and len(drawing.document) == 1100
+    assert read_drawn_regions(str(many)) == NOTHING and asked == asked[:1] * 3
+
+
 def test_suggested_meanings_are_what_the_dialog_gives_back(qapp: Any) -> None:
     from napari_pathotune.widgets.regions_import import MappingDialog
     from pathotune.regions.palette import start_palette
