@@ -22,6 +22,7 @@ from napari_pathotune.layers import LayerData, overlay_layer, result_layers
 from napari_pathotune.overlay import ClassGrid
 from napari_pathotune.session import Box, Result, Session
 from pathotune import events
+from pathotune.errors import WorkerNotStarted
 
 if TYPE_CHECKING:
     from pathotune.execution.client import WorkerClient
@@ -100,22 +101,32 @@ class JobRunner(QObject):
         self._gives_way = gives_way
         self._rest_timer.stop()
         self._filler.begin(slide_path)
-        if self._client is None or not self._client.alive:
-            self._client = self._make_client()
-            self._client.start()
-        self._garbage.leave()
         self.session.start(job, slide_path, text)
-        self._client.submit(job)
+        try:
+            self._started_client().submit(job)
+        except WorkerNotStarted as error:
+            self.session.take(events.Failed("WorkerNotStarted", str(error)))
+            return
+        self._garbage.leave()
         self._timer.start()
 
     def warm(self) -> None:
         """Start the worker before it is needed: importing its libraries takes several seconds."""
         if self.session.job.is_active:
             return  # one that was just killed still has the end of its job to tell
-        if self._client is None or not self._client.alive:
-            self._client = self._make_client()
-            self._client.start()
+        try:
+            self._started_client()
+        except WorkerNotStarted as error:
+            log.warning("%s", error)  # the job that needs it will say so
+            return
         self._rest_timer.start(compat.preferences().keep_worker_minutes * 60_000)
+
+    def _started_client(self) -> WorkerClient:
+        if self._client is None or not self._client.alive:
+            client = self._make_client()
+            client.start()
+            self._client = client
+        return self._client
 
     def cancel(self) -> None:
         """Stop the running job; the client kills a worker that does not answer within a second."""

@@ -13,6 +13,9 @@ from napari_pathotune.workers import JobRunner
 
 # What is put as a question beside the Predict button instead of shown as an error.
 ASKED = ("StoreMismatch",)
+# After these something of the installation is amiss, which is found and named by another program.
+BROKEN = ("WorkerNotStarted", "MissingPackage")
+DOCTOR = "In a terminal, pathotune doctor says what is amiss and how to mend it."
 PAUSE_TIP = "Stand still and leave the processor or graphics card to others; the result will be the same."
 HELD = {"pausing": "Pausing…", "paused": "Paused"}
 RESUME_TIP = "Go on where it stands still."
@@ -110,6 +113,8 @@ def progress_text(job: JobState) -> str:
         return ""
     if job.stage == "failed" and job.error in ASKED:
         return ""
+    if job.stage == "failed" and job.error in BROKEN:
+        return f"{job.text} {DOCTOR}"
     if job.stage == "starting" and job.hold:
         return HELD[job.hold]
     if job.stage in ("starting", "cancelling", "failed"):

@@ -184,6 +184,14 @@ class WorkerDied(PathotuneError, RuntimeError):
     """The worker process ended without an answer."""
 
 
+class WorkerNotStarted(PathotuneError, RuntimeError):
+    """The worker process could not be started, or ended before its first word; `why` says how, as far as is known."""
+
+    def __init__(self, why: str, log_path: str | Path) -> None:
+        self.why = why
+        super().__init__(f"The process that does the work could not start ({why}). Details: {log_path}")
+
+
 class Cancelled(PathotuneError, RuntimeError):
     """The person cancelled; what was done stays."""
 

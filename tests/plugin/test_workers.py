@@ -118,6 +118,37 @@ def test_the_picture_is_drawn_a_turn_after_the_legend(
     assert turns == ["event", "overlay"]
 
 
+def test_where_the_worker_cannot_start_a_line_in_the_dock_leads_to_the_doctor(
+    qapp: Any, viewer: Any, notices: list[str], run_loop: Callable[..., bool]
+) -> None:
+    from napari_pathotune.widgets.progress import ProgressPanel
+    from pathotune.errors import WorkerNotStarted
+
+    class Unstartable(FakeClient):
+        def start(self) -> None:
+            raise WorkerNotStarted("No such file or directory", "worker.log")
+
+    clients: list[FakeClient] = [Unstartable(), Unstartable(), FakeClient()]
+    runner = workers.JobRunner(session_of(viewer), make_client=lambda: clients.pop(0))
+    session, panel = runner.session, ProgressPanel(session_of(viewer), runner)
+    runner.warm()
+    assert session.job.stage == "idle" and not notices, "nobody has asked for anything yet"
+    runner.submit(FakeJob(), "/s.svs", "Starting…")
+    assert session.job.stage == "failed" and runner.is_free and not runner._timer.isActive()
+    assert "could not start (No such file" in panel.text.text() and "pathotune doctor" in panel.text.text()
+    assert "could not start" in notices[-1] and not gc.get_freeze_count()
+    runner.submit(FakeJob(), "/s.svs", "Starting…")
+    runner.client.events = [events.Failed("MissingPackage", "A package is missing (zarr).")]
+    assert run_loop(2, lambda: session.job.stage == "failed")
+    assert panel.text.text().startswith("A package is missing (zarr).") and "pathotune doctor" in panel.text.text()
+    runner.submit(FakeJob(), "/s.svs", "Starting…")
+    runner.client.events = [events.Failed("NoTiles", "There is no tissue here.")]
+    assert run_loop(2, lambda: session.job.text == "There is no tissue here.")
+    assert panel.text.text() == "There is no tissue here.", "of the slide the doctor knows nothing"
+    runner.close()
+    panel.close()
+
+
 def test_a_second_job_waits_for_the_first(runner: Any, client: FakeClient, notices: list[str]) -> None:
     runner.submit(FakeJob(), "/s.svs", "")
     runner.submit(FakeJob(), "/s.svs", "")

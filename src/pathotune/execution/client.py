@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pathotune import events
-from pathotune.errors import PathotuneError, UsageError
+from pathotune.errors import PathotuneError, UsageError, WorkerNotStarted
 from pathotune.execution.job import Job
 from pathotune.inference import allocator
 from pathotune.settings import settings
@@ -52,6 +52,7 @@ class WorkerClient:
         self._cancelled_at: float | None = None
         self._job: Job | None = None
         self._is_saving = False
+        self._heard = 0  # the newest generation that said anything
         self._killed = 0  # the newest generation that was killed on purpose: its end is no surprise
         self._timer: threading.Timer | None = None
         self._lock = threading.RLock()
@@ -83,25 +84,35 @@ class WorkerClient:
     # ---- work --------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Start the process if none runs; returns at once, the worker warms up by itself."""
+        """Start the process if none runs; returns at once, the worker warms up by itself.
+
+        Raises
+        ------
+        WorkerNotStarted : the system starts no process, or its log cannot be written.
+        """
         with self._lock:
             if self.alive:
                 return
             self._generation += 1
-            self.log_path.parent.mkdir(parents=True, exist_ok=True)
-            environment = {**allocator.ENVIRONMENT, **os.environ, **self._environment, "PYTHONUNBUFFERED": "1"}
-            with open(self.log_path, "ab") as log:
-                self._process = subprocess.Popen(
-                    [sys.executable, "-m", "pathotune.execution.worker"],
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=log,
-                    bufsize=0,
-                    env=environment,
-                    creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
-                )
-            process = self._process
+            try:
+                process = self._process = self._launched()
+            except OSError as error:
+                raise WorkerNotStarted(str(error.strerror or error), self.log_path) from error
             threading.Thread(target=self._read, args=(process, self._generation), daemon=True).start()
+
+    def _launched(self) -> subprocess.Popen[bytes]:
+        self.log_path.parent.mkdir(parents=True, exist_ok=True)
+        environment = {**allocator.ENVIRONMENT, **os.environ, **self._environment, "PYTHONUNBUFFERED": "1"}
+        with open(self.log_path, "ab") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", "pathotune.execution.worker"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                bufsize=0,
+                env=environment,
+                creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
+            )
 
     def submit(self, job: Job) -> None:
         """Hand over a job; its events come out of `poll`, the last one a `Finished` or `Failed`.
@@ -109,17 +120,22 @@ class WorkerClient:
         Raises
         ------
         UsageError : a job is running already.
+        WorkerNotStarted : there is no process to hand it to.
         """
         with self._lock:
             if self._busy:
                 raise UsageError("A job is running already. Cancel it or wait for its end.")
+            self.start()
             self._drop_events()
             self._busy, self._job_over, self._cancelled_at = True, False, None
             self._job, self._is_saving = job, False
-            self.start()
             if not self._send({"do": "job", "job": job.to_dict()}):
                 self._kill()
-                self.start()
+                try:
+                    self.start()
+                except WorkerNotStarted:
+                    self._end_job()
+                    raise
                 self._send({"do": "job", "job": job.to_dict()})
 
     def poll(self) -> list[events.Event]:
@@ -206,7 +222,7 @@ class WorkerClient:
         except ValueError:
             _LOG.warning("The worker said something that is no event: %r", line[:200])
             return
-        self.last_heard = time.monotonic()
+        self.last_heard, self._heard = time.monotonic(), generation
         if data.get("event") == "Alive":
             self.memory_mb = data.get("memory_mb")
             return
@@ -219,6 +235,10 @@ class WorkerClient:
     def _say_died(self, generation: int, code: int) -> None:
         """A job that lost its process ends with a sentence; poll ignores it where no job is running."""
         if generation == self._killed:
+            return
+        if self._heard < generation:
+            unstarted = WorkerNotStarted(f"code {code}", self.log_path)
+            self._inbox.put((generation, events.Failed("WorkerNotStarted", str(unstarted))))
             return
         rescued = self._rescued()
         kept = f"its best epoch so far is saved as {Path(rescued['out']).name}" if rescued else "run again to go on"

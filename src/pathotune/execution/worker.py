@@ -49,7 +49,8 @@ class Worker:
         self._backbones: dict[str, Any] = {}
 
     def serve(self) -> None:
-        """Work until told to quit or the pipe closes."""
+        """Work until told to quit or the pipe closes; its first word says that it has started."""
+        self._say_alive()
         threading.Thread(target=self._listen, daemon=True).start()
         threading.Thread(target=self._beat, daemon=True).start()
         while True:
@@ -71,6 +72,10 @@ class Worker:
                 self.say(events.to_json(events.Finished()))
         except PathotuneError as error:
             self.say(events.to_json(events.Failed(type(error).__name__, str(error), error.exit_code)))
+        except ImportError as error:
+            traceback.print_exc()
+            text = f"A package that this needs is missing or does not load ({error})."
+            self.say(events.to_json(events.Failed("MissingPackage", text)))
         except Exception as error:
             traceback.print_exc()
             text = f"The work stopped on an error of the program ({type(error).__name__}: {error})."

@@ -33,6 +33,8 @@ if "pathotune.execution.worker" in sys.orig_argv:
             raise UsageError("a sentence")
         if kind == "bug":
             raise ZeroDivisionError("one by zero")
+        if kind == "part missing":
+            import no_such_package
         if kind == "print":
             print("not an event")
         if kind == "count":

@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
-from pathotune.errors import UsageError
+from pathotune.errors import UsageError, WorkerNotStarted
 from pathotune.events import Failed, Finished, Note, Paused, Saving, Step
 from pathotune.execution.client import KILL_AFTER_S, WorkerClient
 from pathotune.execution.job import Job
@@ -178,6 +178,28 @@ def test_kill_9_of_the_worker_is_said(client: WorkerClient, until: Until) -> Non
     os.kill(client.pid, signal.SIGKILL)
     last = until(client)[-1]
     assert isinstance(last, Failed) and last.kind == "WorkerDied"
+    client.submit(job_of("quick"))
+    assert isinstance(until(client)[-1], Finished)
+
+
+def test_a_worker_that_cannot_start_is_said(
+    client: WorkerClient, until: Until, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = tmp_path / "site" / "psutil.py"
+    broken.write_text("raise ImportError('psutil is in pieces')")
+    client.submit(job_of("quick"))
+    last = until(client)[-1]
+    assert isinstance(last, Failed) and last.kind == "WorkerNotStarted" and "could not start (code 1)" in last.text
+    assert "psutil is in pieces" in client.log_path.read_text()
+    broken.unlink()
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "no python"))
+    with pytest.raises(WorkerNotStarted, match="could not start"):
+        client.submit(job_of("quick"))
+    assert not client.busy
+    monkeypatch.undo()
+    client.submit(job_of("part missing"))
+    last = until(client)[-1]
+    assert isinstance(last, Failed) and last.kind == "MissingPackage" and "no_such_package" in last.text
     client.submit(job_of("quick"))
     assert isinstance(until(client)[-1], Finished)
 
