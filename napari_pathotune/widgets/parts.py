@@ -224,6 +224,8 @@ class Question(QFrame):
         self.setStyleSheet("#pathotune_question { border: 2px solid rgb(230, 159, 0); border-radius: 3px; }")
         self.setAccessibleName(name)
         self.text = text_label()
+        # What is asked is HTML, with names escaped; left to itself, Qt takes a sentence without a tag for plain text.
+        self.text.setTextFormat(Qt.TextFormat.RichText)
         self.buttons: dict[str, QPushButton] = {}
         row = QHBoxLayout()
         for text, tooltip, value in answers:
@@ -237,7 +239,7 @@ class Question(QFrame):
         self.setVisible(False)
 
     def ask(self, text: str, details: str = "") -> None:
-        """Put the question; the answer comes by the signal `answered`."""
+        """Put the question, in HTML; the answer comes by the signal `answered`."""
         self.text.setText(text)
         self.text.setToolTip(details)
         self.setVisible(True)

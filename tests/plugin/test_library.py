@@ -13,7 +13,7 @@ import pytest
 
 pytest.importorskip("qtpy.QtWidgets")
 pytest.importorskip("napari")
-from qtpy.QtCore import QMimeData, QUrl
+from qtpy.QtCore import QMimeData, Qt, QUrl
 
 from napari_pathotune.layers import slide_layer
 from napari_pathotune.widgets import library as library_module
@@ -216,6 +216,7 @@ def test_a_prediction_that_the_tuning_is_to_blame_for_brings_the_earlier_back(
     session.start(SimpleNamespace(command="predict"), "", "")
     session.take(events.Failed("TuningMismatch", "This tuning needs other weights."))
     assert session.tuning.path == first and "other weights" in panel.refusal.text.text()
+    assert panel.refusal.text.textFormat() == Qt.TextFormat.RichText, "an apostrophe is read as one, not as &#x27;"
     panel.load(second)
     session.start(SimpleNamespace(command="predict"), "", "")
     session.take(events.Failed("TooLittleMemory", "Memory ran out."))
