@@ -25,6 +25,8 @@ from pathlib import Path
 
 import numpy as np
 
+# One whose features are as wide as what is drawn here; its weights are never asked for.
+BACKBONE = "vit-tiny-in21k-ft-in1k"
 WIDTH, TILE_PX, TILES, GENES, PATHWAYS = 192, 224, 12, 240, 16
 TELLING = 5  # the pathway that carries v
 SITES = {"breast": 0, "lung": 1, "kidney": 2}
@@ -85,7 +87,7 @@ def make(folder: Path, patients: int, seed: int, sites: tuple[str, ...] = ("brea
             FeatureSet(
                 features=features,
                 coords_px0=places,
-                backbone="pathotune-tiny",
+                backbone=BACKBONE,
                 mpp=0.5,
                 tile_px=TILE_PX,
                 image_px=TILE_PX,
@@ -176,7 +178,7 @@ def modaltune(folder: Path, name: str, seed: int, work: Path, others: tuple[Path
     config = load_config("modaltune", {**METHOD, **ABLATIONS.get(name, {})})
     training = settled(with_settings(TrainingConfig(), {**TRAINING, "seed": seed, "device": "cpu"}))
     stopping, inputs = Stopping(), inputs_of(folder)
-    run = ended(prepare(inputs, config, "pathotune-tiny", training, None, work, stopping))
+    run = ended(prepare(inputs, config, BACKBONE, training, None, work, stopping))
     if name == "texts shuffled between patients":
         order = np.arange(len(run.table))
         order[run.train] = np.random.default_rng(seed).permutation(run.train)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
+from pathotune.backbones import backbone_card
 from pathotune.errors import FeaturesMismatch, FileMissing, NoTiles, UsageError
 from pathotune.events import EpochEnd, result_of
 from pathotune.execution.job import Job, run_job
@@ -20,7 +21,7 @@ from pathotune.methods.mil.method import Mil
 from pathotune.slides.synthetic import SyntheticSlide
 from pathotune.training.bags import cells_of
 
-WIDTH, TILE = 192, 224
+WIDTH, TILE = backbone_card("pathotune-tiny").output_dim, 224
 SIDE = 5  # tiles
 LABELS = ("calm", "sick")
 

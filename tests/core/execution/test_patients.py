@@ -40,7 +40,7 @@ def cohort(tmp_path_factory):
 def tuned(folder, out, training=QUICK, expression=True, inputs=None, **settings):
     config = load_config("modaltune", {**SMALL, **settings})
     inputs = inputs or generated.inputs_of(folder, expression=expression)
-    return result_of(tune(inputs, "modaltune", config, "pathotune-tiny", training, None, out))
+    return result_of(tune(inputs, "modaltune", config, generated.BACKBONE, training, None, out))
 
 
 @pytest.fixture(scope="module")
@@ -157,12 +157,12 @@ def test_what_does_not_go_together_is_said(cohort, tmp_path):
     inputs = generated.inputs_of(cohort)
     with pytest.raises(UsageError, match="--expression needs --pathways"):
         tuned(cohort, tmp_path / "x", inputs=replace(inputs, pathways=None))
-    with pytest.raises(UsageError, match="fed with features of prov-gigapath, not of pathotune-tiny"):
+    with pytest.raises(UsageError, match=f"fed with features of prov-gigapath, not of {generated.BACKBONE}"):
         tuned(cohort, tmp_path / "x", slide_encoder="gigapath-slide")
     with pytest.raises(UsageError, match="no --folds yet"):
         tuned(cohort, tmp_path / "x", inputs=replace(inputs, folds=3))
     config = load_config("modaltune", SMALL)
-    with pytest.raises(FeaturesMismatch, match="features of pathotune-tiny, and uni is needed"):
+    with pytest.raises(FeaturesMismatch, match=f"features of {generated.BACKBONE}, and uni is needed"):
         result_of(tune(inputs, "modaltune", config, "uni", QUICK, None, tmp_path / "x"))
 
 
@@ -175,7 +175,7 @@ def test_options_left_alone_are_those_of_the_paper():
 
 def test_every_epoch_passes_every_training_patient(cohort, tmp_path):
     config = load_config("modaltune", SMALL)
-    stream = tune(generated.inputs_of(cohort), "modaltune", config, "pathotune-tiny", QUICK, None, tmp_path / "x")
+    stream = tune(generated.inputs_of(cohort), "modaltune", config, generated.BACKBONE, QUICK, None, tmp_path / "x")
     events = list(stream)
     last = [event for event in events if getattr(event, "phase", "") == "epoch 2"][-1]
     assert (last.done, last.total, last.unit) == (16, 16, "patients")

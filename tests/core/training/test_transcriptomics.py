@@ -26,11 +26,14 @@ from pathotune.training.transcriptomics import tune
 
 CARD = backbone_card("pathotune-tiny")
 WIDTH = CARD.output_dim or 0
+# So many numbers of a tile go their own way; the others repeat them, as a network's features do too. How hard the spots
+# are to learn from is then the same whatever the width.
+FREE = 192
 READING = CARD.reading()
 SHA = "a" * 64
 GENES = ("ERBB2", "GAPDH", "KRT19", "CD3E", "ESR1", "NOISE1", "NOISE2")
 random = np.random.default_rng(7)
-LOADS = random.normal(size=(5, WIDTH)).astype(np.float32) / WIDTH**0.5
+LOADS = np.tile(random.normal(size=(5, FREE)), WIDTH // FREE).astype(np.float32) * (FREE**0.5 / WIDTH)
 
 
 def counts_of(hidden: np.ndarray, seed: int) -> np.ndarray:
@@ -73,7 +76,7 @@ def spots(tmp_path_factory: pytest.TempPathFactory) -> CohortInputs:
     for section in range(3):
         drawn = np.random.default_rng(section)
         places = np.asarray([(x, y) for y in range(8) for x in range(8)]) * pitch_px + 500
-        hidden = drawn.normal(size=(64, WIDTH)).astype(np.float32)
+        hidden = np.tile(drawn.normal(size=(64, FREE)), WIDTH // FREE).astype(np.float32)
         save_features(folder / "features", f"s{section}.svs", hidden, places - READING.tile_px / 2)
         names = [f"{x}x{y}" for y in range(8) for x in range(8)]
         rows = [f"{name},{x},{y}" for name, (x, y) in zip(names, places, strict=True)]
@@ -91,9 +94,9 @@ def patients(tmp_path_factory: pytest.TempPathFactory) -> CohortInputs:
     drawn = np.random.default_rng(3)
     lines, samples, hidden = ["slide,patient,split,grade,report"], [], []
     for patient in range(150):
-        signal = drawn.normal(size=WIDTH)
+        signal = np.tile(drawn.normal(size=FREE), WIDTH // FREE)
         for slide in range(1 + patient % 2):
-            tiles = drawn.normal(size=(12, WIDTH)) * 0.3
+            tiles = np.tile(drawn.normal(size=(12, FREE)), WIDTH // FREE) * 0.3
             tiles[:4] += signal
             name = f"p{patient}_{slide}.svs"
             save_features(folder / "features", name, tiles, np.arange(24).reshape(12, 2) * 500.0)
@@ -114,7 +117,7 @@ def run(inputs: CohortInputs, out: Path, epochs: int = 12, **settings: object) -
 
 @pytest.mark.parametrize("objective", ["direct", "contrastive", "joint"])
 def test_spots_are_learned_and_judged_alike_after_saving(spots: CohortInputs, tmp_path: Path, objective: str) -> None:
-    result = run(spots, tmp_path / objective, objective=objective, genes=8)
+    result = run(spots, tmp_path / objective, 24, objective=objective, genes=8)
     genes = result["genes"]
     assert result["judged_on"] == "test" and result["samples"]["test"] == 64  # type: ignore[index]
     assert np.mean([genes[name]["r"] for name in GENES[:5]]) > 0.45, "what the image shows is predicted"
@@ -127,8 +130,7 @@ def test_spots_are_learned_and_judged_alike_after_saving(spots: CohortInputs, tm
     assert tuning.genes["r"][tuning.genes["names"].index("ERBB2")] == pytest.approx(genes["ERBB2"]["r"])
     assert ("retrieval" in again) == (objective != "direct")
     if objective != "direct":
-        times = 2 if objective == "contrastive" else 1
-        assert again["retrieval"]["recall@5"] > times * again["retrieval"]["chance@5"]
+        assert again["retrieval"]["recall@5"] > 2 * again["retrieval"]["chance@5"]
     assert not re.search(r"s[012](_spots|\.svs|\.csv|\")", json.dumps(tuning.metadata())), "pseudonyms only"
     assert "| ERBB2 |" in Path(str(result["out"])).with_name(f"{objective}.md").read_text()
 
