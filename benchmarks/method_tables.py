@@ -99,29 +99,45 @@ def follow(events: Iterator[Any], until: float) -> dict[str, Any] | None:
     return None
 
 
-def finished(folder: Path, table: Any, seeds: int) -> tuple[list[dict[str, Any]], list[str]]:
-    """The rows of all cells that are there, of methods with every seed, and the names of those without."""
+def finished(folder: Path, table: Any, seeds: int) -> dict[str, tuple[list[dict[str, Any]], list[str]]]:
+    """For each weights of a backbone: the rows of methods with every seed, and the names of those without.
+
+    Cells that were kept before they named their weights have the name "".
+    """
     _, _, test = sides(table)
     labels, groups = table.labels(table.class_names)[test], witnesses(table, test)
-    found: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    found: dict[str, dict[tuple[str, str, str], list[dict[str, Any]]]] = {}
     for path in sorted(folder.glob("cells/*.json")):
         row = json.loads(path.read_text(encoding="utf-8"))
         row |= {"probabilities": np.load(path.with_suffix(".npy")), "labels": labels, "groups": groups}
-        found.setdefault((row["backbone"], str(row["shots"]), row["method"]), []).append(row)
-    whole = [row for rows in found.values() if len(rows) == seeds for row in rows]
+        of_weights = found.setdefault(row.get("backbone_sha256", ""), {})
+        of_weights.setdefault((row["backbone"], str(row["shots"]), row["method"]), []).append(row)
+    return {weights: _parted(cells, seeds) for weights, cells in sorted(found.items())}
+
+
+def _parted(
+    cells: dict[tuple[str, str, str], list[dict[str, Any]]], seeds: int
+) -> tuple[list[dict[str, Any]], list[str]]:
+    whole = [row for rows in cells.values() if len(rows) == seeds for row in rows]
     parts = [
         f"{method} ({shots}, {backbone}): {len(rows)}"
-        for (backbone, shots, method), rows in found.items()
+        for (backbone, shots, method), rows in cells.items()
         if len(rows) != seeds
     ]
     return whole, parts
 
 
 def show(folder: Path, table: Any, seeds: int) -> None:
+    """A table for each weights of a backbone: one is never compared with what another was made with."""
+    for weights, (rows, parts) in finished(folder, table, seeds).items():
+        print(f"\n{folder.name}, " + (f"weights {weights[:12]}" if weights else "weights not named (kept from before)"))
+        _show_rows(rows, parts, table)
+
+
+def _show_rows(rows: list[dict[str, Any]], parts: list[str], table: Any) -> None:
     """Balanced accuracy and AUC of what is finished, the points over the linear probe with their 95 % interval."""
-    rows, parts = finished(folder, table, seeds)
     print(
-        f"\n{folder.name}\n\n| backbone | tiles a class | method | balanced accuracy | points over the probe | AUC | "
+        "\n| backbone | tiles a class | method | balanced accuracy | points over the probe | AUC | "
         "trained numbers |\n|---|---|---|---|---|---|---|"
     )
     entries = summarise(rows, table.class_names)

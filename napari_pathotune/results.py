@@ -182,9 +182,8 @@ class ResultLayers:
         def put() -> None:
             about.update(new)
             layer.data = data if layer.multiscale else data[0]
-
-        def place() -> None:
-            # Each of the two has napari measure all layers again; the second one's event stands for both.
+            # At once with the data, which else lay at the wrong place for a moment. Each of the two has napari measure
+            # all layers again; the second one's event stands for both.
             with layer.events.scale.blocker():
                 layer.scale = options["scale"]
             layer.translate = options["translate"]
@@ -196,7 +195,7 @@ class ResultLayers:
         if about["sources"] == new["sources"] and same_path(about["store"], new["store"]):
             # It reads this store already: what has been written since is all there is to show.
             return [follow]
-        return [put, place, name, self.session.results_changed.emit]
+        return [put, name, self.session.results_changed.emit]
 
     def _remove_attention(self, result: Result) -> None:
         if result.attention is not None:

@@ -202,7 +202,8 @@ def _is_urgent(event: events.Event) -> bool:
 class QuietGarbage:
     """Keeps Python's garbage collector from looking through all that napari has loaded while a job runs.
 
-    A full collection holds the main thread up for 0.2 s; of what a job makes, there is little to look through.
+    A full collection would hold the main thread up for longer than a picture of the canvas does; of what a job makes,
+    there is little to look through.
     """
 
     def __init__(self) -> None:

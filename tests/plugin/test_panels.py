@@ -332,8 +332,15 @@ def test_legend_switches_classes_and_opacity_follows_both_ways(
     add(result_layers(grid, "/r/one.zarr", "t", str(dock.session.slide.path)))
     result = dock.session.result
     assert not dock.overlay.isHidden() and dock.overlay.legend.count() == 2
-    dock.overlay.legend.itemAt(1).widget().setChecked(False)
+    box = dock.overlay.legend.itemAt(1).widget()
+    box.setChecked(False)
     assert (grid.rgba[..., 3] == 0).all()
+    before = box.text()
+    grid.put(np.stack([np.ones((2, 6)), np.zeros((2, 6))]).astype(np.float32), 0, 0)
+    dock.session.results_changed.emit()
+    assert dock.overlay.legend.itemAt(1).widget() is box and not box.isChecked(), "nothing is laid out anew"
+    assert box.text() != before and "mm²" in box.text(), "the area is that of now"
+    grid.put(np.stack([np.zeros((2, 6)), np.ones((2, 6))]).astype(np.float32), 0, 0)
     dock.overlay.opacity.setValue(30)
     assert result.classes.opacity == pytest.approx(0.3)
     result.classes.opacity = 0.8

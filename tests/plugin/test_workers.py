@@ -103,7 +103,7 @@ def test_a_full_garbage_collection_does_not_hold_the_window_up_while_a_job_runs(
     assert not gc.get_freeze_count()
 
 
-def test_the_picture_is_drawn_a_turn_after_the_legend(
+def test_what_was_told_and_the_overlay_change_in_turns_of_their_own(
     runner: Any, client: FakeClient, run_loop: Callable[..., bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     turns: list[str] = []
@@ -299,11 +299,14 @@ def test_the_attention_of_a_store_that_opens_comes_in_other_turns_than_its_first
     levels, place = [np.ones((8, 12), np.float32), np.ones((4, 6), np.float32)], ((25.0, 25.0), (12.25, 12.25))
     prediction.attention = [attention_layer(levels, place, STORE, ("cls",), "t", slide_path)]
     turns: list[set[str]] = []
+    lies: list[Any] = []
     advance = prediction.runner._filler.advance
 
     def turn(end: float) -> None:
         turns.append(set())
         advance(end)
+        if "data" in turns[-1]:
+            lies.append((tuple(layer.scale), tuple(layer.translate)))
 
     prediction.runner._filler.advance = turn
     layer.events.data.connect(lambda: turns[-1].add("data"))
@@ -317,6 +320,8 @@ def test_the_attention_of_a_store_that_opens_comes_in_other_turns_than_its_first
     assert prediction.run_loop(5, lambda: any("name" in turn for turn in turns) and "panels" in turns[-1])
     made = [turn for turn in turns if turn & {"data", "name", "cells"}]
     assert all(len(turn & {"data", "name", "cells"}) == 1 for turn in made) and len(made) >= 3
+    assert lies == [place], "new data never lies where the old did"
+    assert not any({"panels", "cells"} <= turn for turn in turns), "the legend changes before the picture does"
 
 
 def test_the_window_changes_twice_a_second_at_most_however_fast_the_worker_tells(prediction: Prediction) -> None:

@@ -233,6 +233,7 @@ def train_and_judge(
     probabilities = calibrated(logits, outcome.logits if draw.is_held_out else None, examples.labels[draw.validation])
     return {
         **cell.facts(),
+        "backbone_sha256": backbone.weights_sha256 or backbone.weights_source,
         **scores_of(probabilities, labels),
         "text_encoder": str((text.encoder or {}).get("name", "")),
         "trainable_parameters": outcome.parameters,

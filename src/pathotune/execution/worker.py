@@ -23,8 +23,8 @@ from pathotune.execution.job import Job, run_job
 HEARTBEAT_S = 1.0
 
 NICENESS = 15
-"""How far the worker stands back on Unix. With two of its threads on a core, a window that draws there keeps 82 % of it
-at 10, and only 60 % at 5; further back, another program at work would leave the prediction next to nothing."""
+"""How far the worker stands back on Unix: far enough that a window drawn by the processor hardly waits for it
+(benchmarks/viewer_block.py), and no further, as another program at work would leave the prediction next to nothing."""
 
 
 class Worker:

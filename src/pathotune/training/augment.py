@@ -43,7 +43,7 @@ def restained(images: Images, random: np.random.Generator, amount: float) -> Ima
     tables = jittered(ramp, random, amount)[:, 0]  # (b, 256, 3)
     result = np.empty_like(images)
     for image, table, place in zip(images, tables, result, strict=True):
-        # Pillow looks up a tile ten times as fast as numpy's indexing does.
+        # Pillow's look-up is quicker than numpy's indexing.
         place[...] = Image.fromarray(image).point(table.T.ravel().tolist())
     return result
 

@@ -119,7 +119,7 @@ class TilePass:
         self.lanes = Lanes(device)
         self._cache_bytes, self._spill = cache_bytes, spill
         self._cache: PrefixCache | None = None
-        # Turning and staining a tile anew for every draw took as long as a method's late blocks did.
+        # A tile is drawn many times; it is turned and stained once for each of its looks.
         self._looked = PrefixCache("uint8", cache_bytes // 4)
 
     @property

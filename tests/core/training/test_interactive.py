@@ -79,15 +79,26 @@ def test_kept_values_give_the_same_logits_to_the_bit(tiny_backbone, source, meth
     run.tiles.close()
 
 
-def test_a_look_that_is_remembered_is_the_look_that_was_made(tiny_backbone, source):
+def test_a_look_that_is_remembered_is_the_look_that_was_made(tiny_backbone, source, monkeypatch):
     run = run_on(tiny_backbone(), source, {**LATE, "ivp": "vrm"}, method="pathotune")
+    make, made = Variants.__call__, []
+
+    def counted(self, images, tiles, looks):
+        made.append(np.count_nonzero(looks))
+        return make(self, images, tiles, looks)
+
+    monkeypatch.setattr(Variants, "__call__", counted)
     count, tiles = run.tiles.looks.count, run.examples.train[:6]
-    for shift in range(3):  # anew, partly remembered, wholly remembered; one tile twice in a batch
-        drawn, looks = np.append(tiles, tiles[0]), (np.arange(7) + shift) % count
+    drawn = np.append(tiles, tiles[0])  # one tile twice in a batch
+    keys = [run.examples.keys[tile] for tile in drawn.tolist()]
+    for shift in range(count + 1):
+        looks = (np.arange(7) + shift) % count
         looks[-1] = looks[0]
-        keys = [run.examples.keys[tile] for tile in drawn.tolist()]
-        expected = run.tiles.looks(np.ascontiguousarray(run.examples.images[drawn]), keys, looks)
+        expected = make(run.tiles.looks, np.ascontiguousarray(run.examples.images[drawn]), keys, looks)
+        if shift == count:
+            made.clear()
         assert np.array_equal(run.tiles.inputs(drawn, looks).images, expected)
+    assert not made, "each look had been asked for before"
     run.tiles.close()
 
 
