@@ -98,6 +98,7 @@ class OverlayPanel(QWidget):
         session.results_changed.connect(self.refresh)
         session.active_changed.connect(self.refresh)
         session.job_changed.connect(self._on_job_changed)
+        session.repainted.connect(self._on_repainted)
         self.doubts.changed.connect(self.refresh)
         self.refresh()
 
@@ -258,6 +259,11 @@ class OverlayPanel(QWidget):
     def _on_job_changed(self, job: Any) -> None:
         if job.stage in ("done", "cancelled") and self._result is not None:
             self.refresh()
+
+    def _on_repainted(self, result: Result) -> None:
+        """The last cells come after a job's end: the areas are those of what is seen. While it runs they wait."""
+        if result is self._result and not self.session.job.is_active:
+            self._fill_legend(result)
 
 
 def layer_of(result: Result, kind: str) -> Any | None:

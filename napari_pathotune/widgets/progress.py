@@ -114,7 +114,7 @@ def progress_text(job: JobState) -> str:
     if job.stage == "failed" and job.error in ASKED:
         return ""
     if job.stage == "failed" and job.error in BROKEN:
-        return f"{job.text} {DOCTOR}"
+        return f"{job.text.removesuffix('.')}. {DOCTOR}"
     if job.stage == "starting" and job.hold:
         return HELD[job.hold]
     if job.stage in ("starting", "cancelling", "failed"):

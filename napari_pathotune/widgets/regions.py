@@ -421,7 +421,8 @@ def fill_class_menu(menu: QMenu, panel: RegionsPanel, drawing: SlideDrawing) -> 
             if other != name:
                 add(merge, other, lambda other=other: document.merge_classes([name], other))  # type: ignore[misc]
         if count:
-            add(menu, f"Delete {name} and its {count} regions", lambda: document.remove_class(name, with_regions=True))
+            its = f"its {thousands(count)} regions" if count > 1 else "its region"
+            add(menu, f"Delete {name} and {its}", lambda: document.remove_class(name, with_regions=True))
             add(menu, f"Delete {name}, keep its regions", lambda: document.remove_class(name))
         else:
             add(menu, f"Delete {name}", lambda: document.remove_class(name))

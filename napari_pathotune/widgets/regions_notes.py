@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qtpy.QtWidgets import QDialog, QDialogButtonBox, QFormLayout, QLineEdit, QPlainTextEdit, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QDialog, QDialogButtonBox, QFormLayout, QLineEdit, QTextEdit, QVBoxLayout, QWidget
 
 from napari_pathotune.widgets.parts import named
 
@@ -18,7 +18,9 @@ class DescriptionDialog(QDialog):
     def __init__(self, name: str, notes: str, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self.setWindowTitle("Name and notes")
-        self.name, self.notes = QLineEdit(name), QPlainTextEdit(notes)
+        self.name, self.notes = QLineEdit(name), QTextEdit()
+        self.notes.setAcceptRichText(False)
+        self.notes.setPlainText(notes)
         named(self.name, "Name of the region", "What QuPath shows as the annotation's name.")
         named(self.notes, "Notes on the region", "What QuPath shows as the annotation's description.")
         self.notes.setTabChangesFocus(True)

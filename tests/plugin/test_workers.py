@@ -256,6 +256,26 @@ def test_shards_are_painted_as_they_come_and_the_other_layers_wait_for_the_end(
     assert np.shares_memory(session.results[0].probability.data, session.results[0].grid.shown)
 
 
+def test_after_a_cancelled_job_the_legend_says_what_is_seen(
+    prediction: Prediction, slide_on_view: Any, slide_path: Any
+) -> None:
+    from napari_pathotune.widgets.overlays import OverlayPanel
+
+    session = prediction.session
+    panel = OverlayPanel(session)
+    session.shown.prepare(STORE, "t", CLASSES, READING, 100)
+    prediction.start(slide_path)
+    prediction.values[0, :2] = 1
+    prediction.shard((0, 0, 600, 200))
+    assert prediction.has_painted(12)
+    prediction.values[0] = 1  # written, and told of by the end alone
+    prediction.client.events.append(events.Failed("Cancelled", "The work was cancelled.", 130))
+    assert prediction.has_ended() and prediction.painted == 24
+    said = panel.legend.itemAt(0).widget().text()
+    assert said == f"a   {session.results[0].grid.areas_mm2()['a']:.2f} mm²"
+    panel.deleteLater()
+
+
 def test_a_prepared_overlay_is_filled_and_no_layer_is_made_while_the_job_runs(
     prediction: Prediction, viewer: Any, slide_on_view: Any, slide_path: Any
 ) -> None:
