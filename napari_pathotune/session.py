@@ -153,7 +153,12 @@ class Session:
             return
         slide = open_slide(facts(layer)["path"], mpp=mpp)
         facts(layer)["slide"] = slide
+        camera = compat.camera(self.viewer)
+        place, before = layer.world_to_data(camera.center[-2:]), layer.scale[-1]
         layer.scale, layer.units = pixel_um(slide), units_of(slide)
+        # The person goes on seeing what she saw: it has another size now, not another place in the window.
+        camera.center = (*camera.center[:-2], *layer.data_to_world(place))
+        camera.zoom *= before / layer.scale[-1]
         self.active_changed.emit()
 
     def view_box_px0(self) -> Box | None:

@@ -108,7 +108,11 @@ def test_a_stated_pixel_size_moves_the_layer_to_micrometres_and_is_remembered(
 
     session = session_of(viewer)
     (layer,) = add([slide_layer(open_slide(silent_slide_path))])
+    compat.camera(viewer).zoom = 20.0  # so that a part of the slide is seen
+    session.look_at(300.0, 200.0)
+    seen = session.view_box_px0()
     session.state_mpp(0.25)
+    assert session.view_box_px0() == pytest.approx(seen), "the person goes on seeing what she saw"
     assert session.slide.mpp.x == 0.25 and np.allclose(layer.scale, 0.25)
     assert all("micro" in str(unit) for unit in layer.units)
     assert open_slide(silent_slide_path).mpp.x == 0.25
