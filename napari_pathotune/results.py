@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari_pathotune import compat
+from napari_pathotune import canvas, compat
 from napari_pathotune.layers import LayerData, facts
 from napari_pathotune.overlay import ClassGrid
 
@@ -174,23 +174,26 @@ class ResultLayers:
         about, new = facts(layer), options["metadata"]["pathotune"]
 
         def follow() -> None:
-            if about["source"] == new["source"]:
-                layer.contrast_limits = options["contrast_limits"]
-            if layer.visible:
-                layer.refresh(thumbnail=False, highlight=False, extent=False)
+            with canvas.held(self.session, layer.visible):
+                if about["source"] == new["source"]:
+                    layer.contrast_limits = options["contrast_limits"]
+                if layer.visible:
+                    layer.refresh(thumbnail=False, highlight=False, extent=False)
 
         def put() -> None:
             about.update(new)
-            layer.data = data if layer.multiscale else data[0]
-            # At once with the data, which else lay at the wrong place for a moment. Each of the two has napari measure
-            # all layers again; the second one's event stands for both.
-            with layer.events.scale.blocker():
-                layer.scale = options["scale"]
-            layer.translate = options["translate"]
+            with canvas.held(self.session, layer.visible):
+                layer.data = data if layer.multiscale else data[0]
+                # At once with the data, which else lay at the wrong place for a moment. Each of the two has napari
+                # measure all layers again; the second one's event stands for both.
+                with layer.events.scale.blocker():
+                    layer.scale = options["scale"]
+                layer.translate = options["translate"]
 
         def name() -> None:
             if about["source"] == new["source"]:  # the person may have chosen another meanwhile
-                layer.name, layer.contrast_limits = options["name"], options["contrast_limits"]
+                with canvas.held(self.session, layer.visible):
+                    layer.name, layer.contrast_limits = options["name"], options["contrast_limits"]
 
         if about["sources"] == new["sources"] and same_path(about["store"], new["store"]):
             # It reads this store already: what has been written since is all there is to show.
@@ -221,10 +224,11 @@ class ResultLayers:
                 return False
             selected = set(self.session.viewer.layers.selection)
             layer = Layer.create(*waiting.pop(0))
-            self.session.viewer.layers.insert(self._place_for(facts(layer)["slide_path"]), layer)
-            # The person goes on with the layer she had: a new overlay takes neither tools nor keys from her.
-            if selected:
-                self.session.viewer.layers.selection = selected
+            with canvas.held(self.session, layer.visible):
+                self.session.viewer.layers.insert(self._place_for(facts(layer)["slide_path"]), layer)
+                # The person goes on with the layer she had: a new overlay takes neither tools nor keys from her.
+                if selected:
+                    self.session.viewer.layers.selection = selected
             return bool(waiting)
 
         return add_next
@@ -248,9 +252,10 @@ class ResultLayers:
 
     def repaint(self, result: Result, thumbnail: bool = False) -> None:
         """Show what changed in a result's grid; cheap, as nothing but this layer's picture is sent again."""
-        for layer in (result.classes, result.probability):
-            if layer is not None and layer.visible:
-                layer.refresh(thumbnail=thumbnail, highlight=False, extent=False)
+        with canvas.held(self.session, result.is_seen):
+            for layer in (result.classes, result.probability):
+                if layer is not None and layer.visible:
+                    layer.refresh(thumbnail=thumbnail, highlight=False, extent=False)
         self.session.repainted.emit(result)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_pathotune import compat
+from napari_pathotune import canvas, compat
 from napari_pathotune.layers import facts
 
 if TYPE_CHECKING:
@@ -232,4 +232,5 @@ class SlideViews:
 def attach(session: Session) -> None:
     """Draw the slides of a session's viewer without waiting for their files, where there is a window."""
     if "slide views" not in session.companions and compat.has_window(session.viewer):
+        canvas.attach(session)
         session.companions["slide views"] = SlideViews(session.viewer)

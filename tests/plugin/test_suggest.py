@@ -181,8 +181,8 @@ def test_places_are_gone_through_with_keys_in_a_window(
     panel = ask(dock, run_loop)
     assert panel.isVisible() and isinstance(panel.round, Round)
     run_loop(5, lambda: not panel.list.is_reading)
-    run_loop(0.6)
-    assert not panel.list.visibleRegion().isEmpty() and not panel.yes.visibleRegion().isEmpty(), "scrolled to"
+    shown = (panel.list, panel.yes)
+    assert run_loop(10, lambda: not any(one.visibleRegion().isEmpty() for one in shown)), "scrolled to"
     QTest.keyClick(panel.list, Qt.Key.Key_A)
     assert panel.round.answer(0) == panel.places[0].class_name and panel.current == 1
     view = dock.session.view_box_px0()
