@@ -50,6 +50,7 @@ def main() -> None:
         for block in row.get("blocks", []):
             print(f"      {block['ms']:6.1f} ms: {block['where']}")
     print(f"     added: {report['added_ms']:.1f} ms to the longest block (aim: 50 ms or less)")
+    print(f"pictures of the canvas while idle: {report['pictures']} for {report['steps']} steps of the view")
     print(f"tiles predicted meanwhile: {report['tiles']}, overlay cells painted: {report['cells']}")
 
 
@@ -70,7 +71,11 @@ def measure(folder: Path, options: Any) -> dict[str, Any]:
     pan = Panner(viewer, still=options.still)
     run(3.0, pan)  # what is read for the first time is in the cache for both parts
 
+    pictures: list[float] = []
+    window._qt_viewer.canvas._scene_canvas.events.draw.connect(lambda event: pictures.append(time.perf_counter()))
+    first_step = pan.step
     idle = watch(options.seconds, pan, stacks=options.stacks)
+    drawn, steps = len(pictures), pan.step - first_step
     dock.predict.go.click()
     # Until after the overlay's layers were made and painted: the heaviest moments of all.
     painted = PaintedSince(session, options.seconds / 2)
@@ -85,6 +90,8 @@ def measure(folder: Path, options: Any) -> dict[str, Any]:
         "idle": idle,
         "predicting": predicting,
         "added_ms": round(predicting["longest_ms"] - idle["longest_ms"], 1),
+        "pictures": drawn,
+        "steps": steps,
         "tiles": tiles,
         "cells": cells,
         "slide": slide.name,

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from napari_pathotune.session import Session
 
+# What is used of napari's canvas and is no public part of it; seen in napari 0.8.0 and 0.9.2.
+PARTS = ("on_draw", "view", "grid_views", "native", "_scene_canvas")
 # What OpenGL calls its renderer where the processor draws.
 DRAWN_BY_PROCESSOR = ("llvmpipe", "softpipe", "swrast", "swr ", "software rasterizer")
 
@@ -23,13 +25,13 @@ class Canvas:
 
     Parameters
     ----------
-    viewer : of napari; its layers follow the camera before each draw from now on.
+    naparis : napari's own canvas; the layers follow the camera before each of its draws from now on.
     """
 
-    def __init__(self, viewer: Any) -> None:
+    def __init__(self, naparis: Any) -> None:
         from qtpy.QtCore import QTimer
 
-        self._naparis = viewer.window._qt_viewer.canvas
+        self._naparis = naparis
         self._scene = self._naparis._scene_canvas
         self._next_turn = QTimer(self._naparis.native)
         self._next_turn.setSingleShot(True)
@@ -81,8 +83,10 @@ class Canvas:
 
 
 def attach(session: Session) -> None:
-    """Prepare the canvas of a session's viewer, which has a window."""
-    session.companions["canvas"] = Canvas(session.viewer)
+    """Prepare the canvas of a session's viewer, which has a window; a napari with another canvas draws as it does."""
+    naparis = session.viewer.window._qt_viewer.canvas
+    if all(hasattr(naparis, name) for name in PARTS) and hasattr(naparis._scene_canvas, "_update_pending"):
+        session.companions["canvas"] = Canvas(naparis)
 
 
 def held(session: Session, is_seen: bool) -> AbstractContextManager[None]:

@@ -252,10 +252,10 @@ class ResultLayers:
 
     def repaint(self, result: Result, thumbnail: bool = False) -> None:
         """Show what changed in a result's grid; cheap, as nothing but this layer's picture is sent again."""
-        with canvas.held(self.session, result.is_seen):
-            for layer in (result.classes, result.probability):
-                if layer is not None and layer.visible:
-                    layer.refresh(thumbnail=thumbnail, highlight=False, extent=False)
+        seen = [layer for layer in (result.classes, result.probability) if layer is not None and layer.visible]
+        with canvas.held(self.session, bool(seen)):
+            for layer in seen:
+                layer.refresh(thumbnail=thumbnail, highlight=False, extent=False)
         self.session.repainted.emit(result)
 
 

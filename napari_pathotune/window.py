@@ -39,13 +39,15 @@ def open_window(paths: Sequence[Path], show: bool = True) -> tuple[Any, Any]:
     The viewer and the dock's widget.
     """
     import napari
+    from qtpy.QtCore import QTimer
 
     from napari_pathotune.opening import open_paths
 
     viewer = napari.Viewer(show=show, title="pathotune")
     place, dock = viewer.window.add_plugin_dock_widget("pathotune", "PathoTune")
     viewer.window.add_plugin_dock_widget("pathotune", "Overview", tabify=True)
-    place.raise_()
+    # A shown window has the newer tab in front until it has laid itself out.
+    QTimer.singleShot(0, place.raise_)
     folder = folder_of_slides(paths)
     if folder is not None:
         from napari_pathotune.widgets.slides import slides_in

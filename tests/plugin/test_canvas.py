@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -42,12 +43,25 @@ def draws(window: Any, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return drawn
 
 
+@pytest.fixture
+def follows(window: Any, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """One entry for each time that napari has all layers follow the camera."""
+    counted: list[int] = []
+    naparis = window.window._qt_viewer.canvas
+    corners = type(naparis)._viewbox_corners_in_world
+    monkeypatch.setattr(
+        type(naparis), "_viewbox_corners_in_world", property(lambda self: counted.append(1) or corners.fget(self))
+    )
+    return counted
+
+
 @pytest.mark.window
 @pytest.mark.timeout(300)
 def test_a_step_of_the_hand_is_one_picture_of_the_new_place(
-    window: Any, slide_layer: Any, draws: list[Any], run_loop: Callable[..., bool]
+    window: Any, slide_layer: Any, draws: list[Any], follows: list[int], run_loop: Callable[..., bool]
 ) -> None:
     for _ in range(4):
+        follows.clear()
         before, corner = len(draws), slide_layer.corner_pixels[0][:2].copy()
         y, x = camera(window).center[-2:]
         camera(window).center = (0.0, y + 15.0, x + 20.0)
@@ -57,6 +71,44 @@ def test_a_step_of_the_hand_is_one_picture_of_the_new_place(
         step = np.subtract(draws[-1], corner)
         assert np.abs(step - (30, 40)).max() <= 1, "the picture that was drawn is cut for the new place"
         assert tuple(slide_layer.corner_pixels[0][:2]) == draws[-1]
+        assert len(follows) == 1, "the layers follow once for each picture"
+
+
+@pytest.mark.window
+@pytest.mark.timeout(300)
+def test_a_picture_that_qt_asks_for_is_up_to_date_and_the_only_one(
+    window: Any, slide_layer: Any, draws: list[Any], run_loop: Callable[..., bool]
+) -> None:
+    before, corner = len(draws), slide_layer.corner_pixels[0][:2].copy()
+    with canvas.held(session_of(window), is_seen=False):
+        y, x = camera(window).center[-2:]
+        camera(window).center = (0.0, y + 15.0, x + 20.0)
+    window.window._qt_viewer.canvas.native.update()  # as when another window uncovers it
+    assert run_loop(10, until=lambda: len(draws) > before)
+    run_loop(0.3)
+    assert len(draws) == before + 1
+    assert np.abs(np.subtract(draws[-1], corner) - (30, 40)).max() <= 1
+
+
+@pytest.mark.window
+@pytest.mark.timeout(300)
+def test_layers_follow_once_more_where_the_draw_itself_moves_a_view(
+    window: Any, slide_layer: Any, run_loop: Callable[..., bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    naparis = window.window._qt_viewer.canvas
+    draw, corner, moved = naparis._scene_canvas._draw_scene, slide_layer.corner_pixels[0][:2].copy(), [0]
+
+    def draw_and_move(*arguments: Any, **options: Any) -> None:
+        draw(*arguments, **options)
+        if not moved[0]:  # as the views of a grid do when it is laid out in its first draw
+            moved[0] = 1
+            x, y, width, height = (*naparis.view.camera.rect.pos, *naparis.view.camera.rect.size)
+            naparis.view.camera.rect = (x + 40.0, y + 30.0, width, height)
+
+    monkeypatch.setattr(naparis._scene_canvas, "_draw_scene", draw_and_move)
+    naparis._scene_canvas.update()
+    assert run_loop(10, until=lambda: bool(moved[0]))
+    assert np.abs(np.subtract(slide_layer.corner_pixels[0][:2], corner) - (60, 80)).max() <= 1
 
 
 @pytest.mark.window
@@ -149,5 +201,18 @@ def test_what_draws_is_known_by_its_name(name: str, expected: bool) -> None:
 
 
 def test_without_a_window_nothing_is_held(viewer: Any) -> None:
-    with canvas.held(session_of(viewer), is_seen=True):
+    session = session_of(viewer)
+    with canvas.held(session, is_seen=True):
         viewer.add_image(np.zeros((4, 4)))
+    assert len(viewer.layers) == 1 and "canvas" not in session.companions
+
+
+def test_a_canvas_of_another_make_is_left_as_it_is(viewer: Any) -> None:
+    session = session_of(viewer)
+    unknown = SimpleNamespace(native=None, _scene_canvas=None, view=None)
+    stand_in = SimpleNamespace(
+        viewer=SimpleNamespace(window=SimpleNamespace(_qt_viewer=SimpleNamespace(canvas=unknown))),
+        companions=session.companions,
+    )
+    canvas.attach(stand_in)  # type: ignore[arg-type]
+    assert "canvas" not in session.companions

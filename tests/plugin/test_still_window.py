@@ -57,3 +57,20 @@ def test_a_change_of_the_overlay_is_one_picture_and_sends_the_overlay_alone(
     assert sent == [result.classes.name] * CHANGES
     assert not thumbnails
     assert len(drawn) == CHANGES
+
+
+def test_attention_that_is_hidden_changes_without_a_picture(
+    window: Any, result: Any, slide_path: Path, run_loop: Callable[..., bool]
+) -> None:
+    drawn: list[int] = []
+    window.window._qt_viewer.canvas._scene_canvas.events.draw.connect(lambda event: drawn.append(1))
+    layer = result.attention
+    assert not layer.visible
+    other = [np.full((20, 30), 0.5, np.float32), np.full((10, 15), 0.5, np.float32)]
+    data = attention_layer(other, ((10.0, 10.0), (5.0, 5.0)), STORE, ("cls", "tvp"), "t", slide_path)
+    session_of(window).shown.put_attention(result, [data])
+    assert layer.data[0].shape == (20, 30) and tuple(layer.translate) == (5.0, 5.0)
+    run_loop(0.5)
+    assert not drawn
+    layer.visible = True
+    assert run_loop(10, until=lambda: len(drawn) > 0)

@@ -205,3 +205,14 @@ def test_a_folder_is_stepped_through(window: Any, slide_path: Path, tmp_path: Pa
     assert [layer.name for layer in window.layers] == ["b.tiff"] and not slides.forward.isEnabled()
     slides.step(1)
     assert [layer.name for layer in window.layers] == ["b.tiff"], "the end is the end"
+
+
+def test_the_dock_is_in_front_when_the_window_opens(window: Any, run_loop: Callable[..., bool]) -> None:
+    from napari_pathotune.window import open_window
+
+    viewer, dock = open_window([])  # shown, as `pathotune view` has it
+    try:
+        assert run_loop(10, until=lambda: not dock.visibleRegion().isEmpty()), "not behind Overview"
+    finally:
+        viewer.close()
+        run_loop(0.1)
