@@ -47,6 +47,11 @@ class MethodConfig:
         return False
 
     @property
+    def is_solved(self) -> bool:
+        """Whether the head is all there is to train and is solved for, under several penalties (`penalties.solve`)."""
+        return False
+
+    @property
     def text_encoder_wanted(self) -> str:
         """The text encoder's name, "auto", or "" where the method uses no text."""
         return ""

@@ -250,6 +250,7 @@ def _scores(tuning: Tuning) -> str:
     if not known:
         return ""
     where = "slides" if is_of_slides(tuning) else "regions"
+    step = "penalty" if tuning.config.get("solver") == "regression" else "epoch"
     lines = [
         f"## Scores on the validation {where}",
         "",
@@ -261,7 +262,7 @@ def _scores(tuning: Tuning) -> str:
     lines += [
         "",
         (
-            f"The best epoch was chosen on these same {where} (number {tuning.training.get('best_epoch', '–')} of "
+            f"The best {step} was chosen on these same {where} (number {tuning.training.get('best_epoch', '–')} of "
             f"{tuning.training.get('epochs', '–')}), so expect somewhat less elsewhere. Judge it on slides of your own "
             "with `pathotune evaluate`."
         ),

@@ -17,7 +17,7 @@ from pathotune.events import Event, Note, Step
 from pathotune.settings import settings
 from pathotune.training.draws import balanced_part
 from pathotune.training.kept import TILES, place_keys
-from pathotune.training.resplit import settled, unlearned
+from pathotune.training.resplit import relearned, settled, unlearned
 
 if TYPE_CHECKING:
     from pathotune.datasets.tiles import TileTable
@@ -67,6 +67,7 @@ class Examples:
     groups : (n,) which tiles are no independent witnesses: those of one region (in tables, of one slide).
     train, validation : indexes; empty in an evaluation.
     new_tiles : training tiles that the tuning gone on from has not learned from.
+    known_again : the share of what that tuning learned from that is among the training tiles; 0 where it is not known.
     class_names, class_colors : in the order of the labels.
     task : the task card.
     slides : pseudonyms.
@@ -99,6 +100,7 @@ class Examples:
     validation: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     file: Path | None = None
     new_tiles: int = 0
+    known_again: float = 0.0
     scanners: tuple[str, ...] = ()
 
     def tiles_per_class(self, tiles: NDArray[np.int64] | None = None) -> dict[str, int]:
@@ -161,17 +163,19 @@ def gather(
 
         split = split_tiles(tiles, by=training.split_by, fraction=training.val_fraction, seed=training.seed)
         yield from map(_warn, split.notes)
-        train, validation, new_tiles = split.train, split.validation, 0
+        train, validation, new_tiles, known_again = split.train, split.validation, 0, 0.0
         if before is not None:
             fingerprints = [slide.fingerprint for slide in laid.slides]
             train, validation, notes = settled(tiles, fingerprints, train, validation, before)
             yield from map(_warn, notes)
             new_tiles = unlearned(tiles, fingerprints, train, before)
+            known_again = relearned(tiles, fingerprints, train, before)
         used = np.sort(np.concatenate([train, validation]))
         place = np.full(len(tiles), -1)
         place[used] = np.arange(len(used))
         examples = yield from laid.read(tiles.take(used), training.split_by, sessions)
-    examples.train, examples.validation, examples.new_tiles = place[train], place[validation], new_tiles
+    examples.train, examples.validation = place[train], place[validation]
+    examples.new_tiles, examples.known_again = new_tiles, known_again
     return examples
 
 

@@ -282,6 +282,14 @@ def estimate(
     looks = int(getattr(config, "views", training.looks)) if training.augment else 1
     keeps = costs.lower > 0
 
+    if config.is_solved:
+        # Every look of every tile passes once, and the fits on what came out hardly count.
+        passed = learned * looks
+        whole = costs.fixed + max(0, table.tiles - tiles_kept) * costs.read
+        whole += (passed + judged) * (costs.lower + costs.judge)
+        kept = min((passed + judged) * costs.kept_mb, float(training.cache_mb))
+        return Estimate(table.tiles, (whole, whole), round(kept + 2 * table.tiles * image_px * image_px * 3 / 2**20, 1))
+
     def seconds(epochs: int) -> float:
         # Of so many random looks at tiles, how many are new: the expected number of distinct ones.
         distinct = learned * looks * (1 - (1 - 1 / max(1, learned * looks)) ** (epochs * draws)) if keeps else 0.0

@@ -68,6 +68,21 @@ def unlearned(tiles: LabelledTiles, fingerprints: Sequence[str], train: Indices,
     return int((~_touched(tiles.take(train), fingerprints, before.training)).sum())
 
 
+def relearned(tiles: LabelledTiles, fingerprints: Sequence[str], train: Indices, before: Sides) -> float:
+    """The share of the tiles an earlier training learned from that training tiles overlap; 0 where that is unknown."""
+    import shapely
+
+    every = sum(map(len, before.training.values()))
+    found = 0
+    for index, name in enumerate(fingerprints):
+        mine = train[tiles.slide[train] == index]
+        if name in before.training and len(mine):
+            x, y, width, height = before.training[name].T
+            boxes = shapely.box(x, y, x + width, y + height)
+            found += len(np.unique(shapely.STRtree(_shrunk(tiles, mine)).query(boxes)[0]))
+    return found / every if every else 0.0
+
+
 def _touched(tiles: LabelledTiles, fingerprints: Sequence[str], boxes: dict[str, Any]) -> NDArray[np.bool_]:
     """Whether each tile overlaps one of the boxes on its slide."""
     import shapely

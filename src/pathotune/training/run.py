@@ -22,6 +22,7 @@ from pathotune.training.augment import Augmentation, Variants
 from pathotune.training.draws import BalancedDraws, balanced_part, batches
 from pathotune.training.examples import Examples
 from pathotune.training.optimizer import optimizer_for, take_step
+from pathotune.training.penalties import solve
 from pathotune.training.record import Outcome
 from pathotune.training.schedule import TrainingConfig, learning_rate
 from pathotune.training.stopping import Stopping
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 WATCHED = 256
 # Tiles per class that the head's start and the feature statistics look at.
 LOOK_AT = 256
+# Share of the tiles a saved tuning learned from that have to be among those of a training which needs no more of it.
+MOST_OF_THEM = 0.5
 # Tiles whose lower part is looked at whole.
 START_TILES = 32
 
@@ -86,14 +89,18 @@ class Run:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(training.seed)
             self.model = METHODS.load(method)(config, backbone, examples.class_names, text.vectors).to(device)
-        self.is_warm = start_state is not None
+        # Solved again from all tiles, a head needs no start; one that learned from tiles which are not here does.
+        self.is_solved = config.is_solved and (start_state is None or examples.known_again >= MOST_OF_THEM)
+        self.is_warm = start_state is not None and not self.is_solved
         self.went_on_from, self.swept = "", ""
-        if start_state is not None:
+        if start_state is not None and self.is_warm:
             self.model.load_trainable_state(start_state)
         self.parameters = trained_parameters(self.model)
         if not self.parameters:
             # All there is to learn is in the first look.
             self.training = replace(self.training, epochs=1, sweep="off")
+        if self.is_solved:
+            self.training = replace(self.training, sweep="off")  # its row of penalties is one
         looks = int(getattr(config, "views", training.looks)) if training.augment else 1
         self.tiles = TilePass(
             self.model,
@@ -140,7 +147,7 @@ class Run:
         if self.training.precision == "auto":
             yield Note(f"Computing in {precision.name}: {precision.reason}")
         self.tiles.choose(precision)
-        if not self.is_warm:
+        if not self.is_warm and not self.is_solved:
             chosen = balanced_part(self.examples.labels, self.examples.train, LOOK_AT, self.training.seed)
             parts, done = [], 0
             for part in self.tiles.answers_by_batch(chosen):
@@ -157,8 +164,11 @@ class Run:
     def epochs(self) -> Iterator[Event]:
         """Train until the validation score has not risen for `patience` epochs, or the last epoch is done.
 
-        Pauses, between two events or in the middle of a step, do not count as time.
+        Pauses, between two events or in the middle of a step, do not count as time. A head that can be solved is.
         """
+        if self.is_solved:
+            yield from solve(self)
+            return
         training = self.training
         count = training.draws_per_epoch(len(self.examples.train))
         per_epoch = len(self._epoch_batches())
@@ -173,16 +183,16 @@ class Run:
             spent, losses, done = 0.0, [], 0
             for number, batch in enumerate(self._draw_epoch()):
                 rate = learning_rate((epoch - 1) * per_epoch + number, steps, warmup, training.lr)
-                began = self._worked()
+                began = self.worked()
                 losses.append(self.step(batch, rate))
-                spent += self._worked() - began
+                spent += self.worked() - began
                 done += len(batch)
                 speed = done / max(spent, 1e-6)
                 left = (count * (training.epochs - epoch) + count - done) / speed
                 yield Step(f"epoch {epoch}", done, count, rate=speed, seconds_left=left)
-            began = self._worked()
+            began = self.worked()
             scores = self._take_best(epoch)
-            left = (training.epochs - epoch) * (spent + self._worked() - began)
+            left = (training.epochs - epoch) * (spent + self.worked() - began)
             metrics = scores.metrics()
             loss = float(np.mean(losses))
             self.history.append({"epoch": epoch, "train_loss": loss, "learning_rate": rate, **metrics})
@@ -191,7 +201,7 @@ class Run:
                 yield Note(f"No better score on the validation tiles since epoch {self.best_epoch}; stopped there.")
                 break
 
-    def _worked(self) -> float:
+    def worked(self) -> float:
         """A clock that stands still in a pause."""
         return time.monotonic() - self.stopping.waited
 
@@ -263,9 +273,12 @@ class Run:
         """Judge the model as it is now, and remember it if it is the best so far."""
         scores, answers = self._scores()
         if self.best is None or scores.better_than(self.best):
-            self.best, self.best_epoch, self.best_state = scores, epoch, self.model.trainable_state()
-            self._best_answers = answers
+            self.take(scores, epoch, self.model.trainable_state(), answers)
         return scores
+
+    def take(self, scores: Scores, epoch: int, state: State, answers: tuple[Tensor, Tensor]) -> None:
+        """Remember a state as the best so far, with its answers for the watched tiles."""
+        self.best, self.best_epoch, self.best_state, self._best_answers = scores, epoch, state, answers
 
     def outcome(self, quick: bool = False) -> Outcome:
         """The best epoch's tensors with what the validation tiles and the training tiles say of them.

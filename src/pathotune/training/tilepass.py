@@ -270,16 +270,19 @@ class TilePass:
         """
         return joined(self.answers_by_batch(tiles))
 
-    def answers_by_batch(self, tiles: NDArray[np.int64]) -> Iterator[tuple[Tensor, Tensor]]:
-        """The same, batch after batch."""
+    def answers_by_batch(
+        self, tiles: NDArray[np.int64], looks: NDArray[np.integer[Any]] | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """The same, batch after batch; as these looks (n,) show the tiles, where they are given."""
 
         def work(inputs: Inputs) -> tuple[Tensor, Tensor]:
             with torch.inference_mode(), self.format():
                 answer = self.forward(inputs)
                 return answer.logits, answer.features
 
-        for part in batches(tiles, EVALUATION_BATCH):
-            logits, features = joined(self.lanes.map(work, self.cut(self.inputs(part), EVALUATION_BATCH)))
+        for rows in batches(np.arange(len(tiles)), EVALUATION_BATCH):
+            inputs = self.inputs(tiles[rows], None if looks is None else looks[rows])
+            logits, features = joined(self.lanes.map(work, self.cut(inputs, EVALUATION_BATCH)))
             if not bool(torch.isfinite(logits).all()):
                 raise NotFinite(
                     "The model gives values that are not finite. Lower the learning rate with --lr, "

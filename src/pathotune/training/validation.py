@@ -43,11 +43,17 @@ def softmax(logits: NDArray[np.floating], temperature: float = 1.0) -> NDArray[n
     return np.asarray(powers / powers.sum(axis=1, keepdims=True))
 
 
+def losses(logits: NDArray[np.floating], labels: NDArray[np.integer]) -> NDArray[np.float64]:
+    """(n,) cross-entropy of each tile, from logits (n, K) at the temperature that suits them best."""
+    probabilities = softmax(logits, temperature_fit(logits, labels))
+    return np.asarray(-np.log(np.clip(probabilities[np.arange(len(labels)), labels], 1e-12, None)))
+
+
 def score(logits: NDArray[np.floating], labels: NDArray[np.integer]) -> Scores:
     """Scores of logits (n, K) for tiles of these classes (n,)."""
     probabilities = softmax(logits, temperature_fit(logits, labels))
-    losses = -np.log(np.clip(probabilities[np.arange(len(labels)), labels], 1e-12, None))
-    per_class = [losses[labels == label].mean() for label in np.unique(labels)]
+    per_tile = losses(logits, labels)
+    per_class = [per_tile[labels == label].mean() for label in np.unique(labels)]
     auc = auc_ovr_macro(labels, probabilities)
     return Scores(
         loss=float(np.mean(per_class)),

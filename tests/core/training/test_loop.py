@@ -19,6 +19,7 @@ from pathotune.training.loop import Run, tune
 from pathotune.training.schedule import TrainingConfig
 
 QUICK = TrainingConfig(epochs=3, batch_size=8, tiles_per_epoch=24, lr=3e-3, warmup_epochs=1, precision="float32")
+STEPS = {"solver": "steps"}  # the plainest training there is
 SMALL = {"tvp_tokens": 2, "vrm_width": 8, "text_encoder": "hashing"}
 
 
@@ -137,7 +138,7 @@ def test_closing_before_the_first_epoch_saves_nothing(tiny_backbone, source, tmp
 def test_an_interrupt_keeps_the_best_epoch_too(tiny_backbone, source, tmp_path, monkeypatch):
     monkeypatch.setattr(Run, "step", interrupt_after(Run.step, 4))
     with pytest.raises(KeyboardInterrupt):
-        list(tune([source], "linear_probe", {}, tiny_backbone(), QUICK, out=tmp_path / "t"))
+        list(tune([source], "linear_probe", STEPS, tiny_backbone(), QUICK, out=tmp_path / "t"))
     assert Tuning.load(tmp_path / "t.pathotune.safetensors").training["epochs"] == 1
 
 
@@ -154,7 +155,7 @@ def interrupt_after(function, calls):
 
 def test_early_stopping_and_the_best_epoch(tiny_backbone, source, tmp_path):
     training = dataclasses.replace(QUICK, epochs=40, patience=2, lr=0.0000001)
-    events, result = finished(tune([source], "linear_probe", {}, tiny_backbone(), training, out=tmp_path / "t"))
+    events, result = finished(tune([source], "linear_probe", STEPS, tiny_backbone(), training, out=tmp_path / "t"))
     assert len(result["epochs"]) < 40
     losses = [epoch["loss"] for epoch in result["epochs"]]
     assert result["best_epoch"] - 1 <= int(np.argmin(losses))
@@ -176,7 +177,7 @@ def test_what_is_saved_is_the_best_epoch_not_the_last(tiny_backbone, source, tmp
         return scores
 
     monkeypatch.setattr(Run, "_take_best", watch)
-    _, result = finished(tune([source], "linear_probe", {}, tiny_backbone(), QUICK, out=tmp_path / "t"))
+    _, result = finished(tune([source], "linear_probe", STEPS, tiny_backbone(), QUICK, out=tmp_path / "t"))
     assert result["best_epoch"] == 2
     saved = Tuning.load(result["out"]).trained
     assert all(np.array_equal(saved[key], states[1][key]) for key in saved)
@@ -186,7 +187,7 @@ def test_what_is_saved_is_the_best_epoch_not_the_last(tiny_backbone, source, tmp
 def test_a_loss_that_is_not_finite_ends_it_with_advice(tiny_backbone, source, tmp_path, monkeypatch):
     monkeypatch.setattr(Run, "_gradients", lambda *_: float("nan"))
     with pytest.raises(NotFinite, match="--lr"):
-        list(tune([source], "linear_probe", {}, tiny_backbone(), QUICK, out=tmp_path / "t"))
+        list(tune([source], "linear_probe", STEPS, tiny_backbone(), QUICK, out=tmp_path / "t"))
 
 
 def test_memory_that_runs_out_halves_what_passes_at_once(tiny_backbone, source, tmp_path, monkeypatch):
@@ -202,13 +203,13 @@ def test_memory_that_runs_out_halves_what_passes_at_once(tiny_backbone, source, 
         return original(self, part)
 
     monkeypatch.setattr(Run, "_backward", small)
-    _, result = finished(tune([source], "linear_probe", {}, tiny_backbone(), QUICK, out=tmp_path / "t"))
+    _, result = finished(tune([source], "linear_probe", STEPS, tiny_backbone(), QUICK, out=tmp_path / "t"))
     assert sizes[:3] == [8, 4, 2] and max(sizes[3:]) <= 3
     assert result["val"]["n"] > 0
 
     monkeypatch.setattr(Run, "_backward", lambda *_: (_ for _ in ()).throw(RuntimeError("out of memory")))
     with pytest.raises(TooLittleMemory):
-        list(tune([source], "linear_probe", {}, tiny_backbone(), QUICK, out=tmp_path / "t"))
+        list(tune([source], "linear_probe", STEPS, tiny_backbone(), QUICK, out=tmp_path / "t"))
 
 
 def test_halved_batches_have_the_same_gradient(tiny_backbone, source, tmp_path):
@@ -235,7 +236,7 @@ def test_halved_batches_have_the_same_gradient(tiny_backbone, source, tmp_path):
 def test_a_programming_error_is_not_taken_for_memory(tiny_backbone, source, tmp_path, monkeypatch):
     monkeypatch.setattr(Run, "_backward", lambda *_: (_ for _ in ()).throw(RuntimeError("shapes differ")))
     with pytest.raises(RuntimeError, match="shapes differ"):
-        list(tune([source], "linear_probe", {}, tiny_backbone(), QUICK, out=tmp_path / "t"))
+        list(tune([source], "linear_probe", STEPS, tiny_backbone(), QUICK, out=tmp_path / "t"))
 
 
 def test_a_place_that_cannot_be_written_is_refused_before_the_work(tiny_backbone, source, tmp_path):

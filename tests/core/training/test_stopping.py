@@ -124,7 +124,7 @@ def test_cancel_before_the_first_epoch_leaves_nothing(tiny_backbone, source, tmp
 
 def test_going_on_and_cancelled_at_once_keeps_what_it_started_from(tiny_backbone, source, tmp_path):
     backbone = tiny_backbone()
-    *_, first = tune([source], "linear_probe", {}, backbone, QUICK, out=tmp_path / "a")
+    *_, first = tune([source], "linear_probe", {"solver": "steps"}, backbone, QUICK, out=tmp_path / "a")
     person, last = Person(), None
     stream = tune(
         [source],

@@ -19,6 +19,7 @@ from pathotune.training.validation import Scores
 QUICK = TrainingConfig(
     epochs=1, batch_size=8, tiles_per_epoch=24, lr=1e-3, warmup_epochs=1, precision="float32", looks=2, sweep="short"
 )
+STEPS = {"solver": "steps"}
 LATE = {"tvp_tokens": 2, "vrm_width": 8, "text_encoder": "hashing", "speed": "interactive"}
 
 
@@ -54,7 +55,7 @@ def test_what_was_tried_leaves_no_trace_in_the_training_that_follows(tiny_backbo
     """The winner's own training is the one that would have come without a trial."""
     monkeypatch.setattr(sweep_module, "best_of", lambda trials: trials[0] if trials else None)
     swept, plain = (
-        list(tune([source], "linear_probe", {}, tiny_backbone(), training, out=tmp_path / name))[-1].result["out"]
+        list(tune([source], "linear_probe", STEPS, tiny_backbone(), training, out=tmp_path / name))[-1].result["out"]
         for training, name in ((QUICK, "a"), (dataclasses.replace(QUICK, sweep="off"), "b"))
     )
     one, other = Tuning.load(swept), Tuning.load(plain)
@@ -80,11 +81,11 @@ def test_a_rate_that_goes_astray_loses_and_all_of_them_are_an_error(tiny_backbon
 
     monkeypatch.setattr(Run, "step", step)
     limit = 2e-3
-    *_, last = tune([source], "linear_probe", {}, tiny_backbone(), QUICK, out=tmp_path / "t")
+    *_, last = tune([source], "linear_probe", STEPS, tiny_backbone(), QUICK, out=tmp_path / "t")
     assert Tuning.load(last.result["out"]).training["options"]["lr"] < limit
     limit = 0.0
     with pytest.raises(NotFinite, match="--lr"):
-        list(tune([source], "linear_probe", {}, tiny_backbone(), QUICK, out=tmp_path / "u"))
+        list(tune([source], "linear_probe", STEPS, tiny_backbone(), QUICK, out=tmp_path / "u"))
 
 
 def test_off_by_default_and_its_cost_is_known():

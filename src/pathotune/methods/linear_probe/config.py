@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from pathotune.methods.base import MethodConfig
 
@@ -18,3 +18,15 @@ class LinearProbeConfig(MethodConfig):
         int,
         {"min": 1, "max": 8, "tooltip": "Each training tile is seen in this many turns and mirror images."},
     ] = 1
+    solver: Annotated[
+        Literal["regression", "steps"],
+        {
+            "tooltip": "regression: a logistic regression, under the penalty that suits the held-out tiles. steps: by "
+            "gradient descent as the other methods are trained, which learning rate and epochs are for."
+        },
+    ] = "regression"
+
+    @property
+    def is_solved(self) -> bool:
+        """Whether it is a logistic regression."""
+        return self.solver == "regression"
