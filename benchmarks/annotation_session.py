@@ -3,13 +3,16 @@
     xvfb-run -a -s "-screen 0 1400x900x24" python benchmarks/annotation_session.py --seeds 5
     xvfb-run -a -s "-screen 0 1400x900x24" python benchmarks/annotation_session.py --seeds 5 --random
     xvfb-run -a -s "-screen 0 1400x900x24" python benchmarks/annotation_session.py --data DIR --pictures DIR
+    xvfb-run -a -s "-screen 0 1400x900x24" python benchmarks/annotation_session.py --data DIR --scene her2st
 
 A generated slide of four classes, another for every seed: three regions per class are drawn with the lasso, Tune is
 pressed, and what follows is waited for. Then come rounds in which the suggested places are decided with the panel's
 buttons (by the known truth; a place that is of no class for the most part is skipped) and "Tune again" is pressed. Per
 round it prints the labelled tiles, the seconds from the press to the predicted view, and the balanced accuracy over all
-predicted tiles of the slide. `--random` decides as many places drawn by chance. `--data` does the same on the
-camelyon16 mosaic, tumour against normal by its mask, in place of the generated slides.
+predicted tiles of the slide. `--random` decides as many places drawn by chance. `--data` does the same on real tissue
+in place of the generated slides: on the camelyon16 mosaic, tumour against normal by its mask, or on section C2 of
+her2st, cancer against immune by its spots (a place is the nearest spot's within `SPOT_REACH_UM`), where the balanced
+accuracy is that of the tuning on the spots of section C3.
 """
 
 from __future__ import annotations
@@ -33,6 +36,7 @@ CLASSES = ("Tumor", "Benign glands", "Stroma", "Immune cells")
 MPP = 0.5
 TILE_POINTS = 7
 LONGEST_S = 1800.0
+SPOT_REACH_UM = 120.0
 Box = tuple[float, float, float, float]
 Outline = list[tuple[float, float]]
 
@@ -43,12 +47,14 @@ class Scene:
 
     class_at : level-0 pixels x, y (arrays) to the index into `names`, -1 where it is none of them.
     outlines : per class, the outlines to draw.
+    judge : a tuning file to its balanced accuracy elsewhere; None takes all predicted tiles of the slide.
     """
 
     path: Path
     names: tuple[str, ...]
     class_at: Callable[[Any, Any], Any]
     outlines: dict[str, list[Outline]]
+    judge: Callable[[Path], float] | None = None
 
     def labels(self, boxes: Sequence[Box]) -> np.ndarray:
         """Class of each box that holds more than half of it, -1 where none does."""
@@ -102,6 +108,42 @@ def camelyon16(data: Path, per_class: int) -> Scene:
 
     outlines = {name: rounds_in(truth == index, per_class) for index, name in enumerate(names)}
     return Scene(path, names, class_at, outlines)
+
+
+def her2st(data: Path, per_class: int, folder: Path) -> Scene:
+    """Section C2 of a breast cancer, judged on section C3 (Andersson et al. 2021, CC BY 4.0)."""
+    from her2st import C3_MPP, CLASSES, make_slide
+    from scipy.spatial import KDTree
+
+    from pathotune.evaluation.evaluate import evaluate
+    from pathotune.events import result_of
+    from pathotune.methods.checkpoint import Tuning
+    from pathotune.regions import read_regions
+    from pathotune.slides import open_slide
+    from pathotune.training.examples import TuneSource
+
+    path = data / "wsi" / "her2st_C2_breast_9274x9911.ome.tif"
+    with open_slide(path) as slide:
+        spots = list(read_regions(data / "annotations" / "her2st_C2_spots.geojson", slide))
+        reach, size = SPOT_REACH_UM / slide.require_mpp().mean, (slide.height_px0, slide.width_px0)
+    nearest = KDTree([(spot.geometry.centroid.x, spot.geometry.centroid.y) for spot in spots])
+    label = np.asarray([CLASSES.index(spot.class_name) if spot.class_name in CLASSES else -1 for spot in spots] + [-1])
+
+    def class_at(x: Any, y: Any) -> Any:
+        return label[nearest.query(np.stack([x, y], axis=-1), distance_upper_bound=reach)[1]]
+
+    rows, columns = np.mgrid[0 : size[0] : 8, 0 : size[1] : 8]
+    truth = class_at(columns, rows).repeat(8, axis=0).repeat(8, axis=1)
+    outlines = {name: rounds_in(truth == index, per_class) for index, name in enumerate(CLASSES)}
+    other = make_slide(data / "st/her2st/images/C3.jpg", folder / "her2st_C3.tiff")
+    judged = TuneSource(other, data / "annotations" / "her2st_C3_spots.geojson", slide_mpp=C3_MPP)
+    return Scene(
+        path,
+        CLASSES,
+        class_at,
+        outlines,
+        lambda tuning: float(result_of(evaluate(Tuning.load(tuning), [judged]))["balanced_accuracy"]),
+    )
 
 
 def rounds_in(area: np.ndarray, count: int, largest_px: float = 330.0) -> list[Outline]:
@@ -224,6 +266,8 @@ class Session:
         """Mean recall over the classes, of all predicted tiles whose truth is clear."""
         from pathotune.inference.predictions import PredictionStore
 
+        if self.scene.judge is not None:
+            return self.scene.judge(Path(self.dock.session.tuning.path))
         store = PredictionStore.open(Path(self.dock.session.result.store))
         rows, columns = np.nonzero(store.labels[:] > 0)
         found = [store.class_names[label - 1] for label in store.labels[:][rows, columns].tolist()]
@@ -284,7 +328,8 @@ def main() -> None:
     parser.add_argument("--per-class", type=int, default=3, help="regions drawn at first")
     parser.add_argument("--size", type=int, nargs=2, default=(5376, 4032), metavar=("WIDTH", "HEIGHT"))
     parser.add_argument("--random", action="store_true", help="places drawn by chance in place of suggested ones")
-    parser.add_argument("--data", type=Path, help="folder with wsi/: the camelyon16 mosaic")
+    parser.add_argument("--data", type=Path, help="folder with wsi/, annotations/ and st/: real tissue")
+    parser.add_argument("--scene", choices=("camelyon16", "her2st"), default="camelyon16", help="which of --data")
     parser.add_argument("--pictures", type=Path, help="folder for pictures of the window")
     wanted = parser.parse_args()
     if wanted.pictures is not None:
@@ -297,7 +342,9 @@ def main() -> None:
             os.environ["NAPARI_CONFIG"] = f"{name}/napari.yaml"
             way = "random places" if wanted.random else "suggested places"
             print(f"seed {seed}, {way}:", flush=True)
-            if wanted.data is not None:
+            if wanted.data is not None and wanted.scene == "her2st":
+                scene = her2st(wanted.data, wanted.per_class, Path(name))
+            elif wanted.data is not None:
                 scene = camelyon16(wanted.data, wanted.per_class)
             else:
                 scene = generated(Path(name), seed, tuple(wanted.size), wanted.per_class)
