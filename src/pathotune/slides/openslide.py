@@ -13,6 +13,7 @@ from pathotune.slides.source import Declined, Facts, Pixels, Source, is_tiff, ma
 
 BLOCK = 512
 HEADER_BYTES = 64 * 1024
+UNLIKE_PARTS = "Its parts were scanned at different magnifications: export each from the scanner's program as a TIFF."
 # Transfer syntaxes of DICOM; of other files openslide does not tell the codec.
 DICOM_CODECS = {
     "1.2.840.10008.1.2": "none",
@@ -83,7 +84,7 @@ def _open(path: Path) -> Any:
     except openslide.OpenSlideUnsupportedFormatError:
         raise Declined("not a format it knows") from None
     except openslide.OpenSlideError as error:
-        raise Declined(str(error)) from error
+        raise Declined(str(error), advice=UNLIKE_PARTS if "dissimilar main images" in str(error) else "") from error
     return slide
 
 
