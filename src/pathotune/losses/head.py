@@ -94,13 +94,26 @@ class LinearHead(StandardisedHead):
         strength : inverse of the L2 penalty (scikit-learn's C). Small values leave the loss far from zero, so that
             what lies before the head still gets gradients.
         """
-        from sklearn.linear_model import LogisticRegression
+        from scipy.optimize import minimize
+        from scipy.special import log_softmax
 
-        scaled = self.scaled(features).cpu().numpy()
-        probe = LogisticRegression(C=strength, class_weight="balanced", max_iter=300).fit(scaled, labels)
-        weight, bias = probe.coef_, probe.intercept_
-        if len(weight) == 1:  # two classes: scikit-learn gives one row, the log odds of the second
-            weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
+        scaled = self.scaled(features).cpu().numpy().astype(np.float64)
+        rows, (tiles, width) = self.linear.out_features, scaled.shape
+        counts = np.bincount(labels, minlength=rows)
+        shares = (tiles / ((counts > 0).sum() * np.maximum(counts, 1)))[labels]  # every class counts alike
+        truth = np.eye(rows)[labels]
+        # Of two classes scikit-learn penalises the difference of the rows, whose square is twice the rows' sum.
+        penalty = (2.0 if rows == 2 else 1.0) / strength
+
+        def loss(numbers: np.ndarray) -> tuple[float, np.ndarray]:
+            weight, bias = numbers[:-rows].reshape(rows, width), numbers[-rows:]
+            logs = log_softmax(scaled @ weight.T + bias, axis=1)
+            errors = (np.exp(logs) - truth) * shares[:, None]
+            value = -float(shares @ logs[np.arange(tiles), labels]) + 0.5 * penalty * float((weight**2).sum())
+            return value, np.concatenate([(errors.T @ scaled + penalty * weight).ravel(), errors.sum(axis=0)])
+
+        # By scipy, which is loaded anyway: to import scikit-learn alone takes longer than a tuning's fits.
+        found = minimize(loss, np.zeros(rows * (width + 1)), jac=True, method="L-BFGS-B", options={"maxiter": 300}).x
         with torch.no_grad():
-            self.linear.weight.copy_(torch.as_tensor(weight, dtype=torch.float32))
-            self.linear.bias.copy_(torch.as_tensor(bias, dtype=torch.float32))
+            self.linear.weight.copy_(torch.as_tensor(found[:-rows].reshape(rows, width), dtype=torch.float32))
+            self.linear.bias.copy_(torch.as_tensor(found[-rows:], dtype=torch.float32))

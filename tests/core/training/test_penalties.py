@@ -7,9 +7,11 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import torch
 from sklearn.linear_model import LogisticRegression
 
 from pathotune.events import EpochEnd, Finished
+from pathotune.losses.head import LinearHead
 from pathotune.methods import load_config
 from pathotune.methods.checkpoint import Tuning
 from pathotune.prompts.text import SentenceVectors
@@ -91,6 +93,21 @@ def test_it_is_scikit_learns_regression_on_the_standardised_features(solved):
     weight = run.best_state["head.linear.weight"]
     assert np.allclose(weight[1] - weight[0], oracle.coef_[0], rtol=1e-2, atol=1e-4)
     assert [row["inverse_penalty"] for row in run.history] == [c / features.shape[1] for c in STRENGTHS]
+
+
+@pytest.mark.parametrize("counts", [(40, 10), (30, 20, 5)])
+def test_a_fit_is_scikit_learns_for_any_number_of_classes(counts):
+    random = np.random.default_rng(len(counts))
+    labels = np.repeat(np.arange(len(counts)), counts)
+    features = torch.as_tensor(random.normal(3.0, 5.0, (len(labels), 12)) + labels[:, None], dtype=torch.float32)
+    head = LinearHead(12, len(counts))
+    head.standardise(features)
+    head.fit(features, labels, 0.05)
+    oracle = LogisticRegression(C=0.05, class_weight="balanced", max_iter=1000, tol=1e-10)
+    oracle.fit(head.scaled(features).numpy().astype(np.float64), labels)
+    with torch.no_grad():
+        found = head(features).softmax(dim=1).numpy()
+    assert np.abs(found - oracle.predict_proba(head.scaled(features).numpy())).max() < 1e-3
 
 
 def test_every_look_of_a_tile_takes_part_and_passes_once(tiny_backbone, source, tmp_path):
