@@ -93,6 +93,8 @@ def test_every_command_has_help_with_an_example(parts: None) -> None:
 
     found = dict(commands())
     assert len(found) >= 20
+    alone = CliRunner().invoke(app, ["--help"]).output
+    assert "pathotune demo --out" in alone.partition("Examples:")[2]
     for name in found:
         answer = CliRunner().invoke(app, [*name.split()[1:], "--help"], env={"COLUMNS": "200", "TERM": "dumb"})
         assert answer.exit_code == 0, name

@@ -124,8 +124,6 @@ def test_every_control_has_a_name(dock: Any) -> None:
 
 
 def test_tab_reaches_every_control(dock: Any, window: Any, run_loop: Callable[..., bool]) -> None:
-    from qtpy.QtCore import Qt
-    from qtpy.QtTest import QTest
     from qtpy.QtWidgets import QApplication
 
     unfold(dock)
@@ -133,21 +131,30 @@ def test_tab_reaches_every_control(dock: Any, window: Any, run_loop: Callable[..
     QApplication.setActiveWindow(window.window._qt_window)
     missed = []
     for page in pages(dock, run_loop):
-        wanted = {widget for widget in controls(dock) if widget.isVisible() and widget.isEnabled()}
-        dock.tabs.tabBar().setFocus(Qt.FocusReason.TabFocusReason)
-        run_loop(0.05)
-        reached, steps = set(), 0
-        while steps < 400:
-            holder = QApplication.focusWidget()
-            assert holder is not None, "no window has the keyboard"
-            if steps and holder is dock.tabs.tabBar():
-                break
-            reached |= {holder, *parents(holder, dock)}
-            QTest.keyClick(holder, Qt.Key.Key_Tab)
-            steps += 1
-        assert steps < 400, "Tab does not come round: something keeps it"
-        missed += [(page, where(widget, dock)) for widget in wanted - reached if not by_arrows(widget, reached)]
+        missed += [(page, one) for one in not_reached(dock, dock.tabs.tabBar(), run_loop)]
     assert not missed, listed(missed)
+
+
+def not_reached(top: Any, start: Any, run_loop: Callable[..., bool]) -> list[str]:
+    """What of a panel the Tab key passes by on its way round from a control to that control."""
+    from qtpy.QtCore import Qt
+    from qtpy.QtTest import QTest
+    from qtpy.QtWidgets import QApplication
+
+    wanted = {widget for widget in controls(top) if widget.isVisible() and widget.isEnabled()}
+    start.setFocus(Qt.FocusReason.TabFocusReason)
+    run_loop(0.05)
+    reached, steps = set(), 0
+    while steps < 400:
+        holder = QApplication.focusWidget()
+        assert holder is not None, "no window has the keyboard"
+        if steps and holder is start:
+            break
+        reached |= {holder, *parents(holder, top)}
+        QTest.keyClick(holder, Qt.Key.Key_Tab)
+        steps += 1
+    assert steps < 400, "Tab does not come round: something keeps it"
+    return [where(widget, top) for widget in wanted - reached if not by_arrows(widget, reached)]
 
 
 def by_arrows(widget: Any, reached: set[Any]) -> bool:
@@ -176,7 +183,6 @@ def test_arrow_keys_go_through_the_drawing_tools(dock: Any, window: Any, run_loo
 
 
 def test_the_focus_is_seen(dock: Any, window: Any, run_loop: Callable[..., bool]) -> None:
-    from qtpy.QtCore import Qt
     from qtpy.QtWidgets import QApplication
 
     unfold(dock)
@@ -185,17 +191,26 @@ def test_the_focus_is_seen(dock: Any, window: Any, run_loop: Callable[..., bool]
     for theme in THEMES:
         window.theme = theme
         for page in pages(dock, run_loop):
-            for widget in [one for one in controls(dock) if one.isVisible() and one.isEnabled()]:
-                if widget.focusPolicy() == Qt.FocusPolicy.NoFocus:
-                    continue
-                widget.clearFocus()
-                before = picture(widget.parentWidget(), widget.geometry().adjusted(-3, -3, 3, 3))
-                widget.setFocus(Qt.FocusReason.TabFocusReason)
-                after = picture(widget.parentWidget(), widget.geometry().adjusted(-3, -3, 3, 3))
-                changed = (before != after).any(axis=2)
-                if changed.sum() < 60 or contrast(after) < 3:
-                    unseen.append((theme, page, where(widget, dock)))
+            unseen += [(theme, page, one) for one in without_focus_mark(dock)]
     assert not unseen, listed(unseen)
+
+
+def without_focus_mark(top: Any) -> list[str]:
+    """Controls that look the same with and without the keyboard."""
+    from qtpy.QtCore import Qt
+
+    found = []
+    for widget in [one for one in controls(top) if one.isVisible() and one.isEnabled()]:
+        if widget.focusPolicy() == Qt.FocusPolicy.NoFocus:
+            continue
+        widget.clearFocus()
+        before = picture(widget.parentWidget(), widget.geometry().adjusted(-3, -3, 3, 3))
+        widget.setFocus(Qt.FocusReason.TabFocusReason)
+        after = picture(widget.parentWidget(), widget.geometry().adjusted(-3, -3, 3, 3))
+        changed = (before != after).any(axis=2)
+        if changed.sum() < 60 or contrast(after) < 3:
+            found.append(where(widget, top))
+    return found
 
 
 def picture(widget: Any, box: Any = None) -> np.ndarray:
@@ -228,19 +243,70 @@ def contrast(pixels: np.ndarray) -> float:
 
 
 def test_text_stands_out(dock: Any, window: Any, run_loop: Callable[..., bool]) -> None:
-    from qtpy.QtWidgets import QLabel, QPushButton, QToolButton
-
     unfold(dock)
     faint = []
     for theme in THEMES:
         window.theme = theme
         for page in pages(dock, run_loop):
-            for widget in dock.findChildren(QLabel) + dock.findChildren(QPushButton) + dock.findChildren(QToolButton):
-                if not (widget.isVisible() and widget.isEnabled() and widget.text().strip()) or widget.width() < 8:
-                    continue
-                if (ratio := contrast(picture(widget))) < 4.5:
-                    faint.append((theme, page, round(ratio, 2), where(widget, dock)))
+            faint += [(theme, page, *one) for one in faint_text(dock)]
     assert not faint, listed(faint)
+
+
+def faint_text(top: Any) -> list[tuple[float, str]]:
+    """Labels and buttons whose text hardly differs from its ground, with the contrast."""
+    from qtpy.QtWidgets import QLabel, QPushButton, QToolButton
+
+    found = []
+    for widget in top.findChildren(QLabel) + top.findChildren(QPushButton) + top.findChildren(QToolButton):
+        if not (widget.isVisible() and widget.isEnabled() and widget.text().strip()) or widget.width() < 8:
+            continue
+        if (ratio := contrast(picture(widget))) < 4.5:
+            found.append((round(ratio, 2), where(widget, top)))
+    return found
+
+
+@pytest.fixture(params=["overview", "slide list", "names of a file's classes", "name and notes"])
+def other(request: Any, window: Any, slide_path: Path, tmp_path: Path, run_loop: Callable[..., bool]) -> Iterator[Any]:
+    """The other docks, and the dialogs that ask for something."""
+    from napari_pathotune.widgets.overview import Overview
+    from napari_pathotune.widgets.regions_import import MappingDialog
+    from napari_pathotune.widgets.regions_notes import DescriptionDialog
+    from napari_pathotune.widgets.slides import SlideList
+    from pathotune.regions.palette import start_palette
+
+    window.open(slide_path, plugin="pathotune")
+    above = window.window._qt_window
+    if request.param in ("overview", "slide list"):
+        panel = Overview(window) if request.param == "overview" else SlideList(window)
+        window.window.add_dock_widget(panel, area="right", name=request.param)
+        if request.param == "slide list":
+            panel.set_paths([slide_path])
+    elif request.param == "name and notes":
+        panel = DescriptionDialog("a", "b", above)
+    else:
+        panel = MappingDialog(["tumour", "fat"], start_palette(), above)
+    panel.show()
+    run_loop(0.5)
+    yield panel
+    panel.close()
+
+
+def test_the_other_docks_and_dialogs_too(other: Any, window: Any, run_loop: Callable[..., bool]) -> None:
+    from qtpy.QtWidgets import QApplication
+
+    shown = [one for one in controls(other) if one.isVisible() and one.isEnabled()]
+    assert len(shown) >= 2
+    assert not [where(one, other) for one in shown if not told(one)]
+    for theme in THEMES:
+        window.theme = theme
+        settle(other, run_loop)
+        other.window().activateWindow()
+        QApplication.setActiveWindow(other.window())
+        assert not (missed := not_reached(other, shown[0], run_loop)), listed(missed)
+        assert not (unseen := without_focus_mark(other)), listed([(theme, one) for one in unseen])
+        assert not (faint := faint_text(other)), listed([(theme, one) for one in faint])
+    cut = [where(one, other) for one in shown if not other.rect().contains(one.mapTo(other, one.rect().center()))]
+    assert not cut, listed(cut)
 
 
 def test_nothing_is_cut_off_at_the_side(dock: Any, run_loop: Callable[..., bool]) -> None:

@@ -37,6 +37,7 @@ app = typer.Typer(
     name="pathotune",
     cls=Commands,
     help="Tune prompts of frozen pathology models on a few regions and lay the predictions on the slide.",
+    epilog="Examples:\n\n  pathotune demo --out demo\n\n  pathotune view slide.svs\n\n  pathotune tune --help",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,

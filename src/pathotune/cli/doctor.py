@@ -34,6 +34,11 @@ def doctor(json: JsonOption = False, verbose: VerboseOption = 0, quiet: QuietOpt
     if json:
         print_json([finding.to_dict() for finding in findings])
     troubles = sum(finding.state == "trouble" for finding in findings)
-    say("Everything that is needed works." if not troubles else f"{troubles} things must be mended.", quiet)
+    say(
+        "Everything that is needed works."
+        if not troubles
+        else f"{troubles} thing{'s' if troubles > 1 else ''} must be mended.",
+        quiet,
+    )
     if troubles:
         raise typer.Exit(1)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pathotune.diagnosis import Finding
-from pathotune.diagnosis.trying import tried_apart
+from pathotune.diagnosis.trying import not_loaded, tried_apart
 from pathotune.settings import settings
 
 OWN_CERTIFICATE = (
@@ -31,7 +31,7 @@ def check_torch() -> Iterator[Finding]:
         fix = "Install it again: pip install --force-reinstall torch"
         if sys.platform == "win32":
             fix = "Install Microsoft's Visual C++ Redistributable (x64). Where that does not help: " + fix
-        yield Finding("torch", "trouble", f"does not load ({said})", fix)
+        yield not_loaded("torch", said, f"does not load ({said})", fix)
         return
     version, _, cuda = said.partition(" ")
     if cuda == "CPU only" and has_nvidia_card():
@@ -78,7 +78,7 @@ def check_libraries() -> Iterator[Finding]:
             yield Finding(name, "ok", said)
         else:
             fix = "Install torch and torchvision together from one place: their builds must fit each other."
-            yield Finding(name, "trouble", f"does not load ({said})", fix)
+            yield not_loaded(name, said, f"does not load ({said})", fix)
 
 
 def check_backbones() -> Iterator[Finding]:
@@ -110,9 +110,7 @@ def check_hub() -> Iterator[Finding]:
         fix = NO_WAY_OUT
         yield Finding("model hub", "note", f"{text}; it is not reached ({reason})", fix)
     elif not known.has_token:
-        fix = (
-            "Only gated models (UNI, Virchow, GigaPath …) need one: accept their terms, then run: huggingface-cli login"
-        )
+        fix = "Only gated models (UNI, Virchow, GigaPath …) need one: accept their terms, then run: hf auth login"
         yield Finding("model hub", "note", text, fix)
     else:
         yield Finding("model hub", "ok", text)

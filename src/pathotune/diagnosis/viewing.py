@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, distributions, version
 
 from pathotune.diagnosis import Finding
-from pathotune.diagnosis.trying import tried_apart
+from pathotune.diagnosis.trying import not_loaded, tried_apart
 
 BINDINGS = ("PyQt6", "PyQt5", "PySide6", "PySide2")
 INSTALL = "pip install 'pathotune[pyqt6]'"
@@ -89,4 +89,4 @@ def check_other_readers() -> Iterator[Finding]:
     works, said = tried_apart(MANIFEST)
     if not works:
         fix = "Install pathotune into the same environment as napari: pip install --force-reinstall --no-deps pathotune"
-        yield Finding("plugin", "trouble", f"napari does not find pathotune ({said})", fix)
+        yield not_loaded("plugin", said, f"napari does not find pathotune ({said})", fix)

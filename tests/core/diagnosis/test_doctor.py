@@ -58,6 +58,15 @@ def test_libraries_that_crash_or_lack(monkeypatch: pytest.MonkeyPatch) -> None:
     assert by_name(viewing.check_viewer)["viewer"].fix
 
 
+def test_what_is_only_slow_is_not_called_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first import after an installation compiles thousands of files; on a busy computer that takes minutes."""
+    slow = trying.tried_apart("import time; time.sleep(9)", longest_s=0.2)
+    monkeypatch.setattr(models, "tried_apart", lambda code: slow)
+    found = [*models.check_torch(), *models.check_libraries()]
+    assert {finding.state for finding in found} == {"note"}
+    assert all("again later" in finding.fix and "force-reinstall" not in finding.fix for finding in found)
+
+
 def test_folders_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert {finding.state for finding in machine.check_folders()} <= {"ok", "note"}
     assert not list(tmp_path.iterdir())
