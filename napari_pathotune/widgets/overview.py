@@ -23,6 +23,7 @@ from napari_pathotune.navigation import (
     zoom_of,
 )
 from napari_pathotune.session import Session, session_of
+from napari_pathotune.widgets.focus import FocusRing
 from napari_pathotune.widgets.measure import MeasurePanel
 from napari_pathotune.widgets.parts import SteadyLine, button, heading, named
 from napari_pathotune.widgets.snapshot import SnapshotPanel
@@ -168,6 +169,7 @@ class Overview(QWidget):
         self._wait.setInterval(100)
         self._wait.timeout.connect(self._on_wait)
         self._connect()
+        FocusRing(self)
         self.refresh()
 
     def _make_jumps(self) -> list[QPushButton]:

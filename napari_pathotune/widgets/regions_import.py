@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from qtpy.QtWidgets import QDialog, QDialogButtonBox, QGridLayout, QLabel, QScrollArea, QVBoxLayout, QWidget
 
+from napari_pathotune.widgets.focus import FocusRing
 from napari_pathotune.widgets.parts import combo, swatch, text_label
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ class MappingDialog(QDialog):
         buttons.rejected.connect(self.reject)
         layout.addWidget(buttons)
         self.resize(420, min(520, 150 + 34 * len(names)))
+        FocusRing(self)
 
     def mapping(self) -> dict[str, str]:
         """What was chosen: old name → name here, "" for no class; names that stay are left out."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from qtpy.QtWidgets import QDialog, QDialogButtonBox, QFormLayout, QLineEdit, QTextEdit, QVBoxLayout, QWidget
 
+from napari_pathotune.widgets.focus import FocusRing
 from napari_pathotune.widgets.parts import named
 
 
@@ -34,6 +35,7 @@ class DescriptionDialog(QDialog):
         layout.addLayout(fields)
         layout.addWidget(buttons)
         self.resize(420, 240)
+        FocusRing(self)
 
     def description(self) -> tuple[str, str]:
         """Name and notes as they stand now."""

@@ -12,6 +12,7 @@ from napari_pathotune import compat
 from napari_pathotune.layers import facts
 from napari_pathotune.reader import results_folder
 from napari_pathotune.session import JobState, session_of
+from napari_pathotune.widgets.focus import FocusRing
 from napari_pathotune.widgets.parts import button, heading, named, text_label
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ class SlideList(QWidget):
         self.session.stage_changed.connect(self._on_stage_changed)
         bind_step_keys(self.viewer, self)
         self._say_place()
+        FocusRing(self)
 
     def set_paths(self, paths: list[Path]) -> None:
         """List these slides and open the first."""

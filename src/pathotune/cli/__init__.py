@@ -19,6 +19,7 @@ GROUPS: tuple[str, ...] = (
     "slides",
     "tuning",
     "prediction",
+    "exporting",
     "comparing",
     "classes",
     "features",

@@ -1,4 +1,4 @@
-"""`pathotune predict` and `pathotune export`."""
+"""`pathotune predict`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from pathotune.execution.batch import Batch
 
 PREDICT_EXAMPLE = "Example: pathotune predict a.svs b.svs --tuning tumour.pathotune.safetensors --out results --json"
-EXPORT_EXAMPLE = "Example: pathotune export results/a.svs.tumour.pathotune.zarr --format geojson --out a.geojson"
 
 OutOption = Annotated[Path, typer.Option("--out", help="Folder for the prediction stores.")]
 SlidesArgument = Annotated[list[Path] | None, typer.Argument(metavar="[SLIDE…]", help="Slides, or folders of slides.")]
@@ -109,7 +108,6 @@ PseudonymsOption = Annotated[
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command("predict", epilog=PREDICT_EXAMPLE)(predict)
-    app.command("export", epilog=EXPORT_EXAMPLE)(export)
 
 
 def predict(
@@ -280,37 +278,3 @@ def _box(text: str | None) -> list[float] | None:
     if len(values) != 4 or not (values[2] > 0 and values[3] > 0):
         raise UsageError(f"--region {text!r} is not x,y,width,height in level-0 pixels, for example 1000,2000,512,512.")
     return values
-
-
-def export(
-    stores: Annotated[list[Path], typer.Argument(metavar="STORE…", help="Prediction stores.")],
-    out: Annotated[Path, typer.Option("--out", help="The file to write; of several stores, a folder.")],
-    format_: Annotated[
-        str, typer.Option("--format", help="geojson (QuPath), csv (a row per tile), png or h5ad (expression).")
-    ] = "geojson",
-    slide: Annotated[
-        Path | None, typer.Option("--slide", help="The slide, for the picture under a png; found beside the store.")
-    ] = None,
-    abstain_below: Annotated[
-        float,
-        typer.Option("--abstain-below", help="Tiles less sure than this (0.6 is 60 %) belong to no class: Abstained*."),
-    ] = 0.0,
-    verbose: VerboseOption = 0,
-    quiet: QuietOption = False,
-) -> None:
-    """Write predictions as what other programs and people open."""
-    from pathotune.backbones.licences import passing_on_warning
-    from pathotune.inference.export import EXPORTS, export_store
-    from pathotune.inference.locations import read_attributes
-
-    set_loudness(verbose, quiet)
-    if format_ not in EXPORTS:
-        raise UsageError(f"There is no export format {format_!r}; choose {', '.join(EXPORTS)}.")
-    several = len(stores) > 1 or out.is_dir()
-    said: list[str] = []
-    for store in stores:
-        target = out / f"{store.name.removesuffix('.zarr')}.{format_}" if several else out
-        say(f"Wrote {export_store(store, format_, target, slide, abstain_below)}.", quiet)
-        if (limits := passing_on_warning(read_attributes(store).get("backbone") or {})) and limits not in said:
-            said.append(limits)
-            say(limits)

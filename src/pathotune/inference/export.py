@@ -74,7 +74,8 @@ def export_store(
     Parameters
     ----------
     store_path : the store, finished or half-done.
-    format_name : "geojson", "csv" (of predicted expression where there is any), "png", or "h5ad" (that alone).
+    format_name : "geojson", "csv" (of predicted expression where there is any), "png", "ome-tiff", or "h5ad" (of
+        expression alone).
     out : the file; it appears whole.
     slide_path : the slide, for what is drawn under a picture; without it the one the store was made from, if found.
     abstain_below : cells whose largest probability is smaller belong to no class; they come out as "Abstained*".
@@ -333,9 +334,19 @@ def _write_h5ad(store: PredictionStore, path: Path, slide: Path | None, abstain_
     export_h5ad(store, path)
 
 
+def _write_ome_tiff(store: PredictionStore, path: Path, slide: Path | None, abstain_below: float) -> None:
+    from pathotune.inference.ometiff import write_ome_tiff
+
+    found = decided(store, abstain_below)
+    write_ome_tiff(store, found.labels, [entry["name"] for entry in found.entries], path)
+
+
 EXPORTS: dict[str, Callable[[PredictionStore, Path, Path | None, float], None]] = {
     "geojson": _write_geojson,
     "csv": _write_csv,
     "png": _write_png,
     "h5ad": _write_h5ad,
+    "ome-tiff": _write_ome_tiff,
 }
+ENDINGS = {"ome-tiff": ".ome.tiff"}
+"""Of files whose ending is not the format's name."""

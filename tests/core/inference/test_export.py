@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 from shapely.geometry import shape
+from typer.testing import CliRunner
 
+from pathotune.cli import app
 from pathotune.errors import StoreMismatch, UsageError
 from pathotune.inference.export import export_store, nice_length
 from pathotune.inference.predictions import PredictionStore
@@ -101,3 +105,44 @@ def test_everything_says_where_it_comes_from(store: PredictionStore, tmp_path: P
         assert one["slide"]["fingerprint"] == store.slide_fingerprint and one["tuning"]["name"] == "brightness"
         assert one["backbone"]["name"] and one["versions"]["pathotune"] and "research use only" in one["use"]
         assert str(tmp_path) not in json.dumps(one)
+
+
+def test_ome_tiff_lies_where_the_store_does(store: PredictionStore, tmp_path: Path) -> None:
+    path = export_store(store.path, "ome-tiff", tmp_path / "a.ome.tiff", abstain_below=0.9)
+    with tifffile.TiffFile(path) as file:
+        values, labels = (series.asarray() for series in file.series)
+        assert [series.name for series in file.series] == ["probabilities", "classes"]
+        said = tifffile.xml2dict(file.ome_metadata)["OME"]
+    assert np.array_equal(values, store.probabilities[:])
+    taken = np.asarray(store.probabilities[:]).max(axis=0) >= np.float32(0.9)
+    assert np.array_equal(labels[taken], np.asarray(store.labels[:])[taken])
+    assert set(np.unique(labels[~taken & (np.asarray(store.labels[:]) > 0)])) <= {3}, "Abstained*"
+    pixels = said["Image"][0]["Pixels"]
+    (dy, dx), (y, x) = store.placement_um("probabilities")
+    assert (pixels["PhysicalSizeY"], pixels["PhysicalSizeX"]) == pytest.approx((dy, dx))
+    assert (pixels["Plane"][0]["PositionY"], pixels["Plane"][0]["PositionX"]) == pytest.approx((y, x))
+    assert [channel["Name"] for channel in pixels["Channel"]] == store.class_names
+    assert store.slide_fingerprint in str(said["StructuredAnnotations"])
+
+
+def exported(*words: Any) -> Any:
+    return CliRunner().invoke(app, ["export", *map(str, words)])
+
+
+def test_without_an_ending_it_is_a_folder_whatever_the_number(store: PredictionStore, tmp_path: Path) -> None:
+    answer = exported(store.path, "--format", "csv", "--out", tmp_path / "tables", "--json")
+    document = json.loads(answer.stdout)
+    assert answer.exit_code == 0 and document["error"] is None
+    assert Path(document["out"]) == tmp_path / "tables" / f"{store.path.name.removesuffix('.zarr')}.csv"
+    assert Path(document["out"]).is_file()
+
+
+def test_one_bad_store_costs_that_store_and_no_file_is_written_twice(store: PredictionStore, tmp_path: Path) -> None:
+    (tmp_path / "bad.zarr").mkdir()
+    answer = exported(tmp_path / "bad.zarr", store.path, "--format", "csv", "--out", tmp_path / "tables", "--json")
+    bad, good = json.loads(answer.stdout)
+    assert answer.exit_code == 3 and bad["error"] and Path(good["out"]).is_file()
+    assert exported(tmp_path / "bad.zarr", tmp_path / "x.zarr", "--out", tmp_path / "tables").exit_code == 1
+    shutil.copytree(store.path, tmp_path / "other" / store.path.name)
+    answer = exported(store.path, tmp_path / "other" / store.path.name, "--format", "csv", "--out", tmp_path / "two")
+    assert isinstance(answer.exception, UsageError) and not (tmp_path / "two").exists()
