@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_pathotune import corners
 from napari_pathotune.drawing_layers import BoundLayer, Drawn, new_layer, new_region
 from napari_pathotune.layers import facts
 from napari_pathotune.reader import results_folder
@@ -93,6 +94,7 @@ class SlideDrawing:
             layer.mouse_drag_callbacks.insert(0, self._on_press)
             layer.mouse_wheel_callbacks.append(self._on_wheel)
             self._bind_keys(layer)
+            corners.bind(bound)
             selected = set(viewer.layers.selection)
             viewer.add_layer(layer)
             viewer.layers.selection = selected

@@ -19,7 +19,7 @@ TOOLS: dict[str, tuple[str, str, str]] = {
     "move": ("Move", "M", "Drag the slide. In every tool, hold Space to do so."),
     "select": ("Select", "S", "Click or box regions, drag or resize them; a class or Delete acts on them."),
     "corners": ("Edit corners", "V", "Move the corners of a region."),
-    "polygon": ("Polygon", "P", "Click corner by corner, double-click to end. With Alt it cuts out."),
+    "polygon": ("Polygon", "P", "Click corners; Backspace takes one back, a double-click ends. With Alt it cuts out."),
     "lasso": ("Lasso", "Shift+P", "Draw round tissue with the button held. With Alt it cuts out."),
     "brush": ("Brush", "B", "Paint tissue; strokes join the region of this class they touch. With Alt it erases."),
     "eraser": ("Eraser", "X", "Rub out parts of regions; inside a region it leaves a hole."),

@@ -192,3 +192,84 @@ def test_undo_while_a_polygon_is_drawn_drops_that_polygon_only(hand: Any) -> Non
             assert len(document) == 1, f"after {number} corners"
     hand.key(Qt.Key_Z, Qt.ControlModifier)
     assert len(document) == 0
+
+
+def corners_of(drawing: Any) -> int:
+    """How many corners are set of the outline being drawn; the one that goes with the mouse is none."""
+    bound = drawing.bound["shapes"]
+    return len(bound.layer.data[-1]) - 1 if bound.is_drawing else 0
+
+
+@pytest.mark.parametrize("key", [Qt.Key_Backspace, Qt.Key_Delete])
+def test_the_last_corner_of_a_polygon_is_taken_back(hand: Any, key: Any) -> None:
+    document, tools = hand.drawing.document, hand.dock.tune.regions.tools.buttons
+    tools["rectangle"].click()
+    hand.drag([(0.4, 0.4), (0.6, 0.6)])
+    (rectangle,) = document.regions()
+    tools["polygon"].click()
+    places = [(0.2, 0.2), (0.3, 0.2), (0.3, 0.3), (0.35, 0.45)]
+    for place in places:
+        hand.click(*place)
+    hand.key(key)
+    assert corners_of(hand.drawing) == 3
+    # The same place once more, without a move of the mouse in between, is a corner; and is taken back again.
+    QTest.mouseClick(hand.canvas, Qt.LeftButton, Qt.NoModifier, hand.at(*places[-1]))
+    assert corners_of(hand.drawing) == 4
+    hand.key(key)
+    hand.click(0.2, 0.3)
+    hand.key(Qt.Key_Enter)
+    (_, drawn) = document.regions()
+    left, top, right, bottom = drawn.geometry.bounds
+    assert len(drawn.geometry.exterior.coords) == 5
+    assert drawn.geometry.area == pytest.approx((right - left) * (bottom - top), rel=0.01), "a square, as was clicked"
+    hand.key(Qt.Key_Z, Qt.ControlModifier)
+    assert [region.id for region in document.regions()] == [rectangle.id]
+
+
+@pytest.mark.parametrize("key", [Qt.Key_Backspace, Qt.Key_Delete])
+def test_the_only_corner_taken_back_drops_the_outline_and_no_region(hand: Any, key: Any) -> None:
+    document, tools = hand.drawing.document, hand.dock.tune.regions.tools.buttons
+    tools["rectangle"].click()
+    hand.drag([(0.4, 0.4), (0.6, 0.6)])
+    tools["polygon"].click()
+    for place in ((0.2, 0.2), (0.3, 0.2), (0.3, 0.3)):
+        hand.click(*place)
+    seen = []
+    for _ in range(5):
+        hand.key(key)
+        seen.append(corners_of(hand.drawing))
+    assert seen == [2, 1, 0, 0, 0] and len(document) == 1, "one key press too many removes no region"
+    assert hand.drawing.tool == "polygon"
+    for place in ((0.2, 0.2), (0.3, 0.2)):
+        hand.click(*place)
+    hand.key(key)
+    hand.click(0.3, 0.3)
+    hand.click(0.2, 0.3)
+    QTest.mouseDClick(hand.canvas, Qt.LeftButton, Qt.NoModifier, hand.at(0.2, 0.3))
+    hand.run_loop(0.05)
+    assert len(document) == 2 and len(document.regions()[1].geometry.exterior.coords) == 4, "a triangle"
+    tools["select"].click()
+    hand.click(0.5, 0.5)
+    hand.key(key)
+    assert len(document) == 1, "with no outline begun the key is napari's: it deletes what is selected"
+
+
+def test_corners_of_napari_s_polyline_are_taken_back_and_of_a_lasso_none(hand: Any) -> None:
+    document = hand.drawing.document
+    hand.dock.tune.regions.tools.buttons["polygon"].click()
+    layer = hand.drawing.bound["shapes"].layer
+    layer.mode = "add_polyline"
+    for place in ((0.2, 0.2), (0.3, 0.2), (0.3, 0.3), (0.2, 0.3)):
+        hand.click(*place)
+    hand.key(Qt.Key_Backspace)
+    assert corners_of(hand.drawing) == 3
+    for _ in range(3):
+        hand.key(Qt.Key_Backspace)
+    assert corners_of(hand.drawing) == 0 and len(layer.data) == len(document) == 0
+    hand.dock.tune.regions.tools.buttons["lasso"].click()
+    hand.click(0.5, 0.3)
+    for place in ((0.6, 0.3), (0.6, 0.4), (0.5, 0.4)):
+        hand._move(hand.at(*place), Qt.NoButton, Qt.NoModifier)
+    before = len(layer.data[-1])
+    hand.key(Qt.Key_Backspace)
+    assert hand.drawing.bound["shapes"].is_drawing and len(layer.data[-1]) == before > 3
