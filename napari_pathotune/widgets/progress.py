@@ -10,6 +10,7 @@ from napari_pathotune.jobs import SAVING
 from napari_pathotune.session import JobState, Session
 from napari_pathotune.widgets.parts import SteadyLine, button, named, text_label, thousands
 from napari_pathotune.workers import JobRunner
+from pathotune.inference.busy import waiting_sentence
 
 # What is put as a question beside the Predict button instead of shown as an error.
 ASKED = ("StoreMismatch",)
@@ -173,7 +174,8 @@ def done_text(job: JobState) -> str:
         return "There is no tissue in what was chosen, so nothing was predicted."
     many = f"{thousands(tiles)} tiles predicted" if isinstance(tiles, int) else "Predicted"
     # Of a run that went on the seconds are those of its last part, the tiles all there are.
-    return f"{many}." if result.get("status") == "resumed" else f"{many}{took}."
+    said = f"{many}." if result.get("status") == "resumed" else f"{many}{took}."
+    return f"{said} {waiting_sentence(result)}".rstrip()
 
 
 def duration(seconds: float) -> str:

@@ -369,6 +369,10 @@ def test_progress_speaks_plainly() -> None:
     assert "61 tiles/s" in text and "59 s left" in text and "of 4" in text
     assert "12 s" in progress_text(JobState("done", "predict", result={"tiles": 10, "seconds": 12.2}))
     assert "no tissue" in progress_text(JobState("done", "predict", result={"tiles": 0, "seconds": 0.1}))
+    waited = {"tiles": 10, "seconds": 60.0, "model_busy": 0.7}
+    text = progress_text(JobState("done", "predict", result=waited))
+    assert text.startswith("10 tiles predicted in 60 s. The model waited for tiles 30 % of the time")
+    assert "waited" not in progress_text(JobState("done", "predict", result={**waited, "model_busy": 0.95}))
     assert progress_text(JobState()) == "" and "kept" in progress_text(JobState("cancelled"))
     assert [duration(value) for value in (5, 300, 7200)] == ["5 s", "5 min", "2.0 h"]
 

@@ -45,12 +45,16 @@ from pathotune.errors import (
     TuningMismatch,
     UsageError,
 )
+from pathotune.inference.busy import waiting_sentence
 
 if TYPE_CHECKING:
     from pathotune.inference.inputs import SlideInput
 
 EXAMPLE = "Example: pathotune features slides/ --backbone uni2-h --out features/uni2-h --json"
-_COLUMNS = ("slide", "status", "tiles", "width", "seconds", "tiles_per_second", "peak_memory_mb", "out", "error")
+_COLUMNS = (
+    *("slide", "status", "tiles", "width", "seconds", "tiles_per_second", "model_busy", "peak_memory_mb"),
+    *("out", "error"),
+)
 
 # Anything else is wrong with the backbone, the tuning or the options, and so for every slide.
 _OF_ONE_SLIDE = (
@@ -199,7 +203,8 @@ def _extract_all(
 
 def _failure(slide: Path, error: PathotuneError) -> dict[str, Any]:
     """The document of a slide that could not be done."""
-    numbers = {"tiles": 0, "width": 0, "seconds": 0.0, "tiles_per_second": 0.0, "peak_memory_mb": None}
+    numbers = {"tiles": 0, "width": 0, "seconds": 0.0, "tiles_per_second": 0.0}
+    numbers |= {"model_busy": None, "peak_memory_mb": None}
     status = "needs_mpp" if isinstance(error, MissingPixelSize) else "failed"
     return {"slide": str(slide), "out": None, **numbers, "status": status, "error": str(error)}
 
@@ -213,6 +218,8 @@ def _say_result(result: dict[str, Any], quiet: bool) -> None:
     elif result["out"]:
         rate = f" in {result['seconds']:.1f} s, {result['tiles_per_second']:.1f} tiles/s" if status != "kept" else ""
         say(f"{name}: {status}, {result['tiles']} tiles of {result['width']} features{rate}. {result['out']}", quiet)
+        if waited := waiting_sentence(result):
+            say(f"  {waited}", quiet)
 
 
 def _write_table(results: list[dict[str, Any]], path: Path) -> None:

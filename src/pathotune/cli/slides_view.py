@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pathotune import events
 from pathotune.cli.terminal import as_error, say
+from pathotune.inference.busy import waiting_sentence
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -74,6 +75,8 @@ def say_result(result: dict[str, Any], quiet: bool) -> None:
         areas = ", ".join(f"{label} {area:.3g} mm²" for label, area in result["classes"].items())
         rate = f", {result['tiles_per_second']:.1f} tiles/s" if result["tiles_per_second"] else ""
         say(f"{name}: {result['status']}, {result['tiles']} tiles in {result['seconds']:.1f} s{rate}. {areas}", quiet)
+        if waited := waiting_sentence(result):
+            say(f"  {waited}", quiet)
         say(f"  {result['store']}", quiet)
 
 

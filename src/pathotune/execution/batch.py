@@ -346,6 +346,7 @@ def failure(item: SlideInput, error: PathotuneError, status: str = "failed") -> 
         "slide": item.called,
         "store": None,
         **numbers,
+        "model_busy": None,
         "peak_memory_mb": None,
         "status": "needs_mpp" if isinstance(error, MissingPixelSize) else status,
         "error": text,

@@ -200,5 +200,7 @@ def _document(batch: Batch, slide: _Slide, answer: dict[str, Any]) -> dict[str, 
     result: dict[str, Any] = {**answer["result"], "slide": batch.planned[slide.store].called}
     if slide.begun:
         seconds = time.monotonic() - slide.started
-        result |= {"seconds": round(seconds, 3), "tiles_per_second": round(slide.begun["tiles"] / seconds, 3)}
+        rate = round(slide.begun["tiles"] / seconds, 3)
+        # The workers know of their parts alone.
+        result |= {"seconds": round(seconds, 3), "tiles_per_second": rate, "model_busy": None}
     return result

@@ -13,7 +13,15 @@ from pathotune.inference.inputs import SlideInput, write_table
 if TYPE_CHECKING:
     from pathotune.methods.checkpoint import Tuning
 
-_NOTHING = {"tiles": 0, "classes": {}, "score": None, "seconds": 0.0, "tiles_per_second": 0.0, "peak_memory_mb": None}
+_NOTHING = {
+    "tiles": 0,
+    "classes": {},
+    "score": None,
+    "seconds": 0.0,
+    "tiles_per_second": 0.0,
+    "model_busy": None,
+    "peak_memory_mb": None,
+}
 
 
 def store_key(store: Path, out: Path) -> str:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pathotune.device import Precision
 from pathotune.errors import NotFinite, TooLittleMemory
 from pathotune.events import Event, Note
+from pathotune.inference.busy import End, Waiting, busy_share
 from pathotune.inference.stream import StoreStream
 from pathotune.inference.tilemodel import Answer, Lanes, StoppedInside, free_memory, is_out_of_memory
 from pathotune.tiles.reader import TileReader
@@ -36,6 +37,8 @@ class Run:
     new : tiles predicted so far.
     was_cancelled : whether somebody asked to stop.
     clock : stands still while the work is paused.
+    waited : seconds in which the model waited for tiles.
+    looped : seconds from the first tile that was asked for to the last answer.
     """
 
     slide: Slide
@@ -51,6 +54,13 @@ class Run:
     new: int = 0
     was_cancelled: bool = False
     clock: Callable[[], float] = time.monotonic
+    waited: float = 0.0
+    looped: float = 0.0
+
+    @property
+    def model_busy(self) -> float | None:
+        """The share of the time in which the model did not wait for tiles; None where nothing was computed."""
+        return busy_share(self.waited, self.looped) if self.new else None
 
 
 @dataclass
@@ -61,18 +71,26 @@ class Batch:
     images: NDArray[np.uint8]
     answer: Future[Answer]
     later: Collection[Batch]
+    end: End
+
+    @property
+    def ended(self) -> float | None:
+        """What the run's clock said when the answer was there; None before."""
+        return self.end.at
 
 
 def answered(run: Run, lanes: Lanes, reader: TileReader, parts: list[NDArray[np.intp]]) -> Iterator[Batch]:
     """Batches in the order of the tiles, each with its answer on the way and the later ones running."""
     waiting: deque[Batch] = deque()
+    idle, began = Waiting(lanes.count, run.clock), run.clock()
     for part in parts:
         with reader.batches(run.tiles, run.batch_size, order=part) as batches:
-            for indices, images in batches:
+            for indices, images in idle.over(batches, waiting):
                 at = 0
                 while at < len(indices):
                     some = slice(at, at + run.batch_size)
-                    batch = Batch(indices[some], images[some], lanes.submit(images[some]), waiting)
+                    answer = lanes.submit(images[some])
+                    batch = Batch(indices[some], images[some], answer, waiting, End(answer, run.clock))
                     at += len(batch.indices)
                     waiting.append(batch)
                     while len(waiting) > lanes.count:
@@ -84,6 +102,7 @@ def answered(run: Run, lanes: Lanes, reader: TileReader, parts: list[NDArray[np.
             break
     while waiting:
         yield waiting.popleft()
+    run.waited, run.looped = idle.seconds, run.clock() - began
 
 
 def take(run: Run, stream: StoreStream, lanes: Lanes, batch: Batch, done: NDArray[np.bool_]) -> Iterator[Event]:

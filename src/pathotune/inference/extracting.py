@@ -115,8 +115,8 @@ def extract(
     """Extract the features of a slide's tissue tiles into `out`/SLIDE-ID.h5.
 
     A generator: nothing happens until it is iterated. The last event is a `Finished` with slide, out, tiles, width,
-    seconds, tiles_per_second, peak_memory_mb, status and error; its status is "done", "resumed", "kept" (the file was
-    there), "cancelled" or "empty" (no tissue).
+    seconds, tiles_per_second, model_busy, peak_memory_mb, status and error; its status is "done", "resumed", "kept"
+    (the file was there), "cancelled" or "empty" (no tissue).
 
     Parameters
     ----------
@@ -279,12 +279,13 @@ def _extract(
         part.close()  # also where the caller closes the generator: what is computed is kept
     rate = run.new / max(run.clock() - working, 1e-9)
     if run.was_cancelled or not part.done.all():
-        yield Finished(_result(run.slide, None, "cancelled", run.started, int(part.done.sum()), width, rate))
+        there = int(part.done.sum())
+        yield Finished(_result(run.slide, None, "cancelled", run.started, there, width, rate, run.model_busy))
         return
     _write(run, source, part, target, work)
     part.remove()
     status = "resumed" if before else "done"
-    yield Finished(_result(run.slide, target, status, run.started, len(run.tiles), width, rate))
+    yield Finished(_result(run.slide, target, status, run.started, len(run.tiles), width, rate, run.model_busy))
 
 
 def _model(source: _Source, network: Backbone) -> Any:
@@ -378,7 +379,14 @@ def _header(slide: Slide, tiles: TileSet, source: _Source, part: FeaturePart, wo
 
 
 def _result(
-    slide: Slide, out: Path | None, status: str, started: float, tiles: int, width: int, rate: float = 0.0
+    slide: Slide,
+    out: Path | None,
+    status: str,
+    started: float,
+    tiles: int,
+    width: int,
+    rate: float = 0.0,
+    busy: float | None = None,
 ) -> dict[str, Any]:
     """The document of one slide."""
     return {
@@ -388,6 +396,7 @@ def _result(
         "width": width,
         "seconds": round(time.monotonic() - started, 3),
         "tiles_per_second": round(rate, 3),
+        "model_busy": busy,
         "peak_memory_mb": round(peak_memory_mb(), 1),
         "status": status,
         "error": None,

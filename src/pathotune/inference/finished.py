@@ -78,6 +78,7 @@ def document_of(store: PredictionStore, slide: str, status: str) -> dict[str, An
         "score": store.attrs.get("score"),
         "seconds": 0.0,
         "tiles_per_second": 0.0,
+        "model_busy": None,
         "peak_memory_mb": None,
         "status": status,
         "error": None,

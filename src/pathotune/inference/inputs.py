@@ -18,7 +18,10 @@ SLIDE_ENDINGS = (
     *(".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".svslide", ".dcm"),
     *(".zarr", ".png", ".jpg", ".jpeg"),
 )
-_COLUMNS = ("slide", "status", "tiles", "score", "seconds", "tiles_per_second", "peak_memory_mb", "store", "error")
+_COLUMNS = (
+    *("slide", "status", "tiles", "score", "seconds", "tiles_per_second", "model_busy", "peak_memory_mb"),
+    *("store", "error"),
+)
 
 
 @dataclass(frozen=True)

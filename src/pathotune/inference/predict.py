@@ -192,7 +192,8 @@ def _fill(run: Run, store: PredictionStore, reader: TileReader, model: TileModel
     else:
         status = "resumed" if before else "done"
     called = run.name or run.slide.path
-    yield Finished(_result(called, store.path, status, run.clock() - run.started, int(done.sum()), areas, rate))
+    seconds, tiles = run.clock() - run.started, int(done.sum())
+    yield Finished(_result(called, store.path, status, seconds, tiles, areas, rate, run.model_busy))
 
 
 def _predict_missing(
@@ -226,6 +227,7 @@ def _result(
     tiles: int,
     classes: Mapping[str, float],
     rate: float,
+    busy: float | None = None,
 ) -> dict[str, Any]:
     """The contract's document of one slide."""
     return {
@@ -236,6 +238,7 @@ def _result(
         "score": None,
         "seconds": round(seconds, 3),
         "tiles_per_second": round(rate, 3),
+        "model_busy": busy,
         "peak_memory_mb": round(peak_memory_mb(), 1),
         "status": status,
         "error": None,

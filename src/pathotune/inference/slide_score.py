@@ -335,6 +335,7 @@ def _result(
         "score": None,
         "seconds": round(seconds, 3),
         "tiles_per_second": round(tiles / max(seconds, 1e-9), 3),
+        "model_busy": None,
         "peak_memory_mb": round(peak_memory_mb(), 1),
         "status": status,
         "error": None,

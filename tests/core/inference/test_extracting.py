@@ -103,6 +103,7 @@ def test_a_file_that_is_there_is_kept_without_loading_anything(
     stamp = os.stat(first["out"]).st_mtime_ns
     monkeypatch.setattr("pathotune.inference.extracting.tissue_mask", None)
     again = result_of(extract(slide_path, backbone, tmp_path, **OPTIONS))
+    assert 0 <= first["model_busy"] <= 1 and again["model_busy"] is None
     assert (again["status"], again["tiles"]) == ("kept", first["tiles"]) and os.stat(first["out"]).st_mtime_ns == stamp
     monkeypatch.setattr("pathotune.backbones.remembered.remembered_sha256", lambda card: backbone.weights_sha256)
 

@@ -101,7 +101,7 @@ def test_one_slide_gives_one_document(model: Any, loaded: Any, slide_path: Path,
     assert answer.exit_code == 0, answer.output
     document = json.loads(answer.stdout)
     keys = {"slide", "store", "tiles", "classes", "score", "seconds", "tiles_per_second", "peak_memory_mb"}
-    assert set(document) == keys | {"status", "error"}
+    assert set(document) == keys | {"model_busy", "status", "error"}
     assert document["status"] == "done" and document["tiles"] > 0 and Path(document["store"]).is_dir()
 
 
