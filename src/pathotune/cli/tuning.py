@@ -223,7 +223,7 @@ def evaluate(
     if json:
         print_json(result)
     else:
-        _say_scores(result, result["classes"], quiet, "these")
+        _say_scores(result, result["classes"], quiet, "given")
 
 
 def _settings(method: str, pairs: list[str], given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
