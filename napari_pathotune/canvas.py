@@ -42,6 +42,12 @@ class Canvas:
         self._scene.events.draw.connect(self._follow_again, position="last")
         give_own_window(self._naparis.native)
 
+    def close(self) -> None:
+        """Let go of napari's canvas, which is about to be closed."""
+        self._next_turn.stop()
+        self._scene.events.draw.disconnect(self._follow)
+        self._scene.events.draw.disconnect(self._follow_again)
+
     def _follow(self, event: Any) -> None:
         """Have the layers follow the camera before they are drawn.
 
@@ -84,9 +90,16 @@ class Canvas:
 
 def attach(session: Session) -> None:
     """Prepare the canvas of a session's viewer, which has a window; a napari with another canvas draws as it does."""
-    naparis = session.viewer.window._qt_viewer.canvas
+    made = prepared(session.viewer.window._qt_viewer.canvas)
+    if made is not None:
+        session.companions["canvas"] = made
+
+
+def prepared(naparis: Any) -> Canvas | None:
+    """napari's canvas prepared; None for one of another make, which is left as it is."""
     if all(hasattr(naparis, name) for name in PARTS) and hasattr(naparis._scene_canvas, "_update_pending"):
-        session.companions["canvas"] = Canvas(naparis)
+        return Canvas(naparis)
+    return None
 
 
 def held(session: Session, is_seen: bool) -> AbstractContextManager[None]:

@@ -107,9 +107,14 @@ def coarsest_picture(layer: Any) -> Any | None:
     return getattr(kept, "raw", None)
 
 
-def before_screenshots(viewer: Any, ready: Callable[[], AbstractContextManager[None]]) -> None:
-    """Have the canvas enter `ready()` for every picture that is taken of it."""
-    canvas = viewer.window._qt_viewer.canvas
+def text_overlay(viewer: Any) -> Any:
+    """The text that lies on the canvas."""
+    overlays = getattr(getattr(viewer, "canvas", None), "overlays", None)
+    return viewer.text_overlay if overlays is None else overlays.text
+
+
+def before_screenshots(canvas: Any, ready: Callable[[], AbstractContextManager[None]]) -> None:
+    """Have napari's canvas enter `ready()` for every picture that is taken of it."""
     take = canvas.screenshot
 
     def take_ready() -> Any:

@@ -163,10 +163,11 @@ class SlideViews:
 
     Parameters
     ----------
-    viewer : a napari viewer with a window.
+    viewer : a napari viewer, or the model of one.
+    canvas : napari's canvas that draws it.
     """
 
-    def __init__(self, viewer: Any) -> None:
+    def __init__(self, viewer: Any, canvas: Any) -> None:
         from qtpy.QtCore import QTimer
 
         self._views: dict[int, SlideView] = {}
@@ -177,7 +178,8 @@ class SlideViews:
         viewer.layers.events.removed.connect(self._on_layer_removed)
         for layer in viewer.layers:
             self._add(layer)
-        compat.before_screenshots(viewer, self.all_sharp)
+        compat.before_screenshots(canvas, self.all_sharp)
+        self._viewer = weakref.ref(viewer)
 
     @property
     def are_sharp(self) -> bool:
@@ -200,6 +202,17 @@ class SlideViews:
             layer.data = levels
         self._add(layer, is_new=False)
         layer.refresh(highlight=False, extent=False)
+
+    def close(self) -> None:
+        """Let everything go: the canvas closes."""
+        self._timer.stop()
+        viewer = self._viewer()
+        if viewer is not None:
+            viewer.layers.events.inserted.disconnect(self._on_layer_inserted)
+            viewer.layers.events.removed.disconnect(self._on_layer_removed)
+        for view in self._views.values():
+            view.glance.close()
+        self._views.clear()
 
     def _on_layer_inserted(self, event: Any) -> None:
         self._add(event.value)
@@ -233,4 +246,4 @@ def attach(session: Session) -> None:
     """Draw the slides of a session's viewer without waiting for their files, where there is a window."""
     if "slide views" not in session.companions and compat.has_window(session.viewer):
         canvas.attach(session)
-        session.companions["slide views"] = SlideViews(session.viewer)
+        session.companions["slide views"] = SlideViews(session.viewer, session.viewer.window._qt_viewer.canvas)

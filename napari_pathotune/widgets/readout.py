@@ -7,6 +7,7 @@ from typing import Any
 
 from qtpy.QtWidgets import QLabel, QMainWindow, QWidget
 
+from napari_pathotune.beside import beside_of
 from napari_pathotune.changes import comparing_of
 from napari_pathotune.doubts import doubts_of
 from napari_pathotune.session import Place, Session
@@ -67,6 +68,7 @@ class CursorReadout:
     def _hold_to_hide(self, viewer: Any) -> Iterator[None]:
         """Hide the results while the key is held."""
         shown = [layer for result in self.session.results for layer in result.layers if layer.visible]
+        shown += beside_of(self.session).shown_results
         for layer in shown:
             layer.visible = False
         yield

@@ -9,6 +9,7 @@ from qtpy.QtWidgets import QCheckBox, QDoubleSpinBox, QFrame, QHBoxLayout, QSize
 
 from napari_pathotune import compat, true_colours
 from napari_pathotune.session import Session
+from napari_pathotune.widgets.beside import BesidePanel
 from napari_pathotune.widgets.parts import button, combo, named, text_label, thousands
 
 COLOURS = (
@@ -29,10 +30,11 @@ class SlidePanel(QWidget):
         self.facts = text_label()
         self.true_colours = QCheckBox("True colours (ICC)")
         self.question = self._make_question()
+        self.beside = BesidePanel(session)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(3)
-        for widget in (self.choice, self.facts, self.true_colours, self.question):
+        for widget in (self.choice, self.facts, self.true_colours, self.beside, self.question):
             layout.addWidget(widget)
         self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Maximum)
         self.choice.activated.connect(self._on_choice_activated)

@@ -60,7 +60,7 @@ def test_everyday_pictures_are_left_to_napari(manifest: npe2.PluginManifest) -> 
 def test_menus_lead_to_every_widget_and_to_the_choice_of_reader(manifest: npe2.PluginManifest) -> None:
     in_menus = {item.command for items in manifest.contributions.menus.values() for item in items}
     assert {widget.command for widget in manifest.contributions.widgets} <= in_menus
-    assert {"pathotune.prefer_our_reader", "pathotune.leave_to_napari"} <= in_menus
+    assert {"pathotune.prefer_our_reader", "pathotune.leave_to_napari", "pathotune.side_by_side"} <= in_menus
     constants = pytest.importorskip("napari._app_model.constants._menus")
     assert all(constants.is_menu_contributable(menu) for menu in manifest.contributions.menus)
 
@@ -78,6 +78,7 @@ def test_the_command_palette_offers_what_can_be_done_without_a_path(manifest: np
     assert {name for name, is_offered in offered.items() if is_offered} == {
         "pathotune.prefer_our_reader",
         "pathotune.leave_to_napari",
+        "pathotune.side_by_side",
     }
 
 
