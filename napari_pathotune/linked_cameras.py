@@ -1,4 +1,4 @@
-"""Two cameras that move together: by the same micrometres, at the same magnification, apart by an offset that is kept."""
+"""Two cameras that move together: by the same micrometres, at the same magnification, an offset between them."""
 
 from __future__ import annotations
 
@@ -26,9 +26,7 @@ class LinkedCameras:
     later : calls a function in the next turn of the window's loop.
     """
 
-    def __init__(
-        self, first: Any, second: Any, offset_um: Offset, later: Callable[[Callable[[], None]], None]
-    ) -> None:
+    def __init__(self, first: Any, second: Any, offset_um: Offset, later: Callable[[Callable[[], None]], None]) -> None:
         self.first, self.second, self._later = first, second, later
         self._offset_um, self._is_apart = offset_um, False
         self._is_following = False

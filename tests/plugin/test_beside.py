@@ -84,7 +84,7 @@ def test_moved_apart_they_go_on_together_from_where_they_lie(viewer: Any, beside
     moved_to(there, other[0] + 90.0, other[1] - 70.0)
     there.zoom = 2.0
     beside.settle()
-    shift = np.subtract(other, start) + (30, 5)
+    shift = np.add(np.subtract(other, start), (30, 5))
     assert here.zoom == 2.0 and np.subtract(middle(there), middle(here)) == pytest.approx(shift)
     moved_to(here, 0.0, 0.0)
     beside.move_apart(False)
@@ -163,7 +163,9 @@ def test_predictions_and_regions_lie_beside_too_and_follow(
     session.show_alone(first)
     probabilities = np.zeros((2, 6, 8), dtype=np.float32)
     probabilities[0] = 1.0
-    grid = ClassGrid(probabilities, ("A", "B"), np.array([[9, 9, 250], [250, 9, 9]], np.uint8), (64.0, 64.0), (31.5, 31.5))
+    grid = ClassGrid(
+        probabilities, ("A", "B"), np.array([[9, 9, 250], [250, 9, 9]], np.uint8), (64.0, 64.0), (31.5, 31.5)
+    )
     hidden, classes = add(result_layers(grid, tmp_path / "s.pathotune.zarr", "t", facts(first)["path"]))
     document = board_of(session).of(first).document
     document.add([Region(box(10, 10, 500, 400), "A")])
@@ -203,14 +205,43 @@ def callbacks(viewer: Any, layers: list[Any]) -> dict[str, int]:
     return found | {name: len(getattr(session, name)) for name in signals}
 
 
+def drag(native: Any, run_loop: Callable[..., bool]) -> None:
+    """The left button held, from (150, 200) to (200, 230)."""
+    from qtpy.QtCore import QEvent, QPoint, QPointF, Qt
+    from qtpy.QtGui import QMouseEvent
+    from qtpy.QtTest import QTest
+    from qtpy.QtWidgets import QApplication
+
+    def move(x: int, y: int, buttons: Any) -> None:
+        event = QMouseEvent(QEvent.MouseMove, QPointF(x, y), Qt.NoButton, buttons, Qt.NoModifier)
+        QApplication.sendEvent(native, event)
+        run_loop(0.05)
+
+    move(150, 200, Qt.NoButton)
+    QTest.mousePress(native, Qt.LeftButton, Qt.NoModifier, QPoint(150, 200))
+    for step in range(1, 6):
+        move(150 + 10 * step, 200 + 6 * step, Qt.LeftButton)
+    QTest.mouseRelease(native, Qt.LeftButton, Qt.NoModifier, QPoint(200, 230))
+    run_loop(0.3)
+
+
+def wheel(native: Any, run_loop: Callable[..., bool]) -> None:
+    """One notch, at (100, 100)."""
+    from qtpy.QtCore import QPoint, QPointF, Qt
+    from qtpy.QtGui import QWheelEvent
+    from qtpy.QtWidgets import QApplication
+
+    place, where = QPointF(100, 100), QPointF(native.mapToGlobal(QPoint(100, 100)))
+    event = QWheelEvent(place, where, QPoint(), QPoint(0, 120), Qt.NoButton, Qt.NoModifier, Qt.NoScrollPhase, False)
+    QApplication.sendEvent(native, event)
+    run_loop(0.3)
+
+
 @pytest.mark.window
 @pytest.mark.timeout(300)
 def test_in_a_window_the_mouse_moves_both_and_closing_gives_all_back(
     window: Any, make_picture: Callable[..., Path], tmp_path: Path, run_loop: Callable[..., bool]
 ) -> None:
-    from qtpy.QtCore import QPoint, Qt
-    from qtpy.QtTest import QTest
-
     layers = opened(window, make_picture, tmp_path)
     session = session_of(window)
     beside, here = beside_of(session), compat.camera(window)
@@ -225,19 +256,26 @@ def test_in_a_window_the_mouse_moves_both_and_closing_gives_all_back(
     assert compat.canvas_size(window)[1] < 0.6 * size[1] and here.zoom == there.zoom == before[1]
     native = beside._canvas.widget.canvas.native  # type: ignore[union-attr]
     start, other = middle(here), middle(there)
-    QTest.mousePress(native, Qt.MouseButton.LeftButton, pos=QPoint(150, 200))
-    for step in range(1, 6):
-        QTest.mouseMove(native, QPoint(150 + 10 * step, 200 + 6 * step))
-        run_loop(0.05)
-    QTest.mouseRelease(native, Qt.MouseButton.LeftButton, pos=QPoint(200, 230))
-    run_loop(0.3)
+    drag(native, run_loop)
     step = np.subtract(middle(there), other)
     assert np.abs(step * there.zoom).max() > 25, "the hand moved the second view"
     assert np.subtract(middle(here), start) == pytest.approx(step, abs=0.5 / here.zoom)
+    start = middle(there)
+    drag(window.window._qt_viewer.canvas.native, run_loop)
+    assert np.subtract(middle(there), start) == pytest.approx(step, abs=0.5 / here.zoom), "and the first one the second"
+    beside.move_apart(True)
+    start, shift = middle(here), np.subtract(middle(there), middle(here))
+    drag(native, run_loop)
+    assert middle(here) == start and np.subtract(beside.link.offset_um, shift) == pytest.approx(step, abs=0.5)  # type: ignore[union-attr]
+    shift, zoom = beside.link.offset_um, here.zoom  # type: ignore[union-attr]
+    wheel(native, run_loop)
+    assert there.zoom > 1.05 * zoom and here.zoom == there.zoom and middle(here) != start
+    assert beside.link.offset_um == shift, "the wheel shifts neither against the other"  # type: ignore[union-attr]
+    assert np.subtract(middle(there), middle(here)) == pytest.approx(shift, abs=0.5 / here.zoom)
+    beside.move_apart(False)
     here.zoom = 2.0
     run_loop(0.3)
-    views = (session.companions["slide views"], beside._canvas.views)  # type: ignore[union-attr]
-    assert run_loop(30, until=lambda: all(one.are_sharp for one in views))
+    assert run_loop(30, until=lambda: session.companions["slide views"].are_sharp and beside._canvas.views.are_sharp)  # type: ignore[union-attr]
     mirror = beside.viewer.layers[0]
     (top, left), (bottom, right) = mirror.corner_pixels
     own = np.asarray(layers[0].data[mirror.data_level][top : bottom + 1, left : right + 1])
@@ -246,7 +284,7 @@ def test_in_a_window_the_mouse_moves_both_and_closing_gives_all_back(
     gone = [weakref.ref(one) for one in (beside.viewer, beside._canvas, beside._canvas.widget, mirror, beside.link)]  # type: ignore[union-attr]
     now = middle(here)
     beside.close()
-    del native, there, mirror, views
+    del native, there, mirror
     run_loop(0.5)
     gc.collect()
     assert [one() for one in gone] == [None] * len(gone)
