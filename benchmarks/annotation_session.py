@@ -18,8 +18,10 @@ accuracy is that of the tuning on the spots of section C3.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -115,12 +117,8 @@ def her2st(data: Path, per_class: int, folder: Path) -> Scene:
     from her2st import C3_MPP, CLASSES, make_slide
     from scipy.spatial import KDTree
 
-    from pathotune.evaluation.evaluate import evaluate
-    from pathotune.events import result_of
-    from pathotune.methods.checkpoint import Tuning
     from pathotune.regions import read_regions
     from pathotune.slides import open_slide
-    from pathotune.training.examples import TuneSource
 
     path = data / "wsi" / "her2st_C2_breast_9274x9911.ome.tif"
     with open_slide(path) as slide:
@@ -136,14 +134,16 @@ def her2st(data: Path, per_class: int, folder: Path) -> Scene:
     truth = class_at(columns, rows).repeat(8, axis=0).repeat(8, axis=1)
     outlines = {name: rounds_in(truth == index, per_class) for index, name in enumerate(CLASSES)}
     other = make_slide(data / "st/her2st/images/C3.jpg", folder / "her2st_C3.tiff")
-    judged = TuneSource(other, data / "annotations" / "her2st_C3_spots.geojson", slide_mpp=C3_MPP)
-    return Scene(
-        path,
-        CLASSES,
-        class_at,
-        outlines,
-        lambda tuning: float(result_of(evaluate(Tuning.load(tuning), [judged]))["balanced_accuracy"]),
-    )
+    spots_of_other = data / "annotations" / "her2st_C3_spots.geojson"
+
+    def judge(tuning: Path) -> float:
+        # In a process of its own: torch is not to be loaded where a window draws.
+        command = [sys.executable, "-m", "pathotune", "evaluate", "--tuning", str(tuning), "--json"]
+        command += ["--slide", str(other), "--regions", str(spots_of_other), "--slide-mpp", str(C3_MPP)]
+        answer = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=True).stdout
+        return float(json.loads(answer)["balanced_accuracy"])
+
+    return Scene(path, CLASSES, class_at, outlines, judge)
 
 
 def rounds_in(area: np.ndarray, count: int, largest_px: float = 330.0) -> list[Outline]:
