@@ -214,7 +214,18 @@ def empty_attention(grid: ClassGrid, store_path: str | Path, title: str, slide_p
 
 def attention_name(source: str, title: str) -> str:
     """The name of the attention layer that shows one source."""
-    return f"attention of {SOURCES.get(source, source)} · {title}"
+    return f"attention of {source_title(source)} · {title}"
+
+
+def source_title(source: str) -> str:
+    """A source of attention in plain words: "tvp" is visual prompts, "tvp 2" visual prompt 2."""
+    if source in SOURCES:
+        return SOURCES[source]
+    group, _, number = source.removesuffix(" rollout").partition(" ")
+    if group in SOURCES and number.isdigit():
+        whose = f"{SOURCES[group].removesuffix('s')} {number}"
+        return f"{whose}, through all blocks" if source.endswith(" rollout") else whose
+    return source
 
 
 # Plain words for the rows of attention a prediction keeps.

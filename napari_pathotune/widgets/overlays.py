@@ -13,13 +13,13 @@ from napari_pathotune.changes import CHANGES
 from napari_pathotune.doubts import UNCERTAINTY, doubts_of
 from napari_pathotune.genes import GENE
 from napari_pathotune.layers import (
-    SOURCES,
     attention_levels,
     attention_limits,
     attention_name,
     facts,
     probability_name,
     rgb,
+    source_title,
 )
 from napari_pathotune.overlay import ABSTAINED_DARK_RGB, ABSTAINED_RGB
 from napari_pathotune.session import Place, Result, Session
@@ -191,7 +191,7 @@ class OverlayPanel(QWidget):
         rows.append(("Uncertainty", (UNCERTAINTY, "")))
         if result.attention is not None:
             sources = facts(result.attention)["sources"]
-            rows += [(f"Attention: {SOURCES.get(source, source)}", ("attention", source)) for source in sources]
+            rows += [(f"Attention: {source_title(source)}", ("attention", source)) for source in sources]
         if CHANGES in result.others:
             rows.append(("What changed", (CHANGES, "")))
         shown = shown_kind(result)
@@ -311,7 +311,7 @@ def show_source(result: Result, source: str, title: str) -> None:
     about = facts(result.attention)
     store = PredictionStore.open(Path(about["store"]))
     if source not in store.sources:
-        compat.show_warning(f"This prediction keeps no attention of {SOURCES.get(source, source)}.")
+        compat.show_warning(f"This prediction keeps no attention of {source_title(source)}.")
         return
     levels = attention_levels(store, source)
     result.attention.data = levels if result.attention.multiscale else levels[0]

@@ -45,6 +45,14 @@ class PredictOptions:
             "2020), which takes some more time.",
         },
     ] = "last"
+    attention_tokens: Annotated[
+        bool,
+        {
+            "label": "Attention of each prompt",
+            "tooltip": "Also keep where every single prompt looked, beside the mean of its group; attention takes as "
+            "many times more space.",
+        },
+    ] = False
     doubts: Annotated[
         bool,
         {
@@ -145,7 +153,7 @@ class PredictPanel(QWidget):
         self.place.setEnabled(not whole)
         if whole:
             self.place.setCurrentIndex(self.place.findData(SLIDE))
-        for name in ("density", "attention", "attention_kind", "doubts"):
+        for name in ("density", "attention", "attention_kind", "attention_tokens", "doubts"):
             self.form[name].enabled = not whole
         missing = self.missing()
         self.hint.setText(missing)
@@ -322,6 +330,7 @@ class PredictPanel(QWidget):
             "stride_px": stride_of(tuning.reading.tile_px, options.density),
             "attention": options.attention,
             "attention_kind": options.attention_kind,
+            "attention_tokens": options.attention_tokens,
             "reliability": options.doubts,
             "features": options.doubts,
         }

@@ -126,3 +126,12 @@ def test_attention_is_not_drawn_where_nothing_is_predicted_and_sources_can_be_ch
     grid = class_grid(store)
     assert grid.predicted_cells == 12 and tuple(grid.colors[0]) == (200, 0, 0)
     assert tuning_name_of(store) in ("s.t", "t")
+
+
+def test_a_single_prompts_attention_is_named_by_its_number() -> None:
+    from napari_pathotune.layers import attention_name
+
+    assert attention_name("tvp", "t") == "attention of visual prompts · t"
+    assert attention_name("tvp 2", "t") == "attention of visual prompt 2 · t"
+    assert attention_name("ivp 10 rollout", "t") == "attention of instance prompt 10, through all blocks · t"
+    assert attention_name("attention for CLASS", "t") == "attention of attention for CLASS · t"

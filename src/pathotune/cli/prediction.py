@@ -62,6 +62,10 @@ AttentionOption = Annotated[bool, typer.Option("--attention/--no-attention", hel
 AttentionKindOption = Annotated[
     str, typer.Option("--attention-kind", help="last: attention of the last block. rollout: what all blocks come to.")
 ]
+TokensOption = Annotated[
+    bool,
+    typer.Option("--attention-tokens", help="Also the attention of every single prompt token, beside its group's."),
+]
 ReliabilityOption = Annotated[
     bool, typer.Option("--keep-reliability", help="Keep how sure each tile is, and how unlike the training tiles.")
 ]
@@ -127,6 +131,7 @@ def predict(
     batch_size: BatchSizeOption = None,
     attention: AttentionOption = True,
     attention_kind: AttentionKindOption = "last",
+    attention_tokens: TokensOption = False,
     reliability: ReliabilityOption = False,
     features: FeaturesOption = False,
     features_folder: FolderOption = None,
@@ -168,6 +173,7 @@ def predict(
         "batch_size": batch_size,
         "attention": attention,
         "attention_kind": attention_kind,
+        "attention_tokens": attention_tokens,
         "reliability": reliability,
         "features": features,
         "resume": resume,

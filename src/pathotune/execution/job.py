@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 # What `predict_slide` takes as it stands in a job.
 _PREDICT_OPTIONS = (
     *("device", "precision", "deterministic", "stride_px", "box_px0", "batch_size", "resume", "on_mismatch"),
-    *("attention", "attention_kind", "reliability", "features"),
+    *("attention", "attention_kind", "attention_tokens", "reliability", "features"),
 )
 
 _OF_COHORT = ("cohort", "features", "expression", "pathways", "clinical", "folds", "slide_mpp")
@@ -53,8 +53,8 @@ class Job:
     Arguments of "predict": `slide`, `tuning`, `out` and, optionally, `slide_mpp`, `backbone`, `weights`, `device`,
     `precision`, `deterministic`, `stride_px`, `box_px0` (x, y, width, height), `polygon_px0` (list of [x, y] or a
     GeoJSON geometry), `start_point_px0`, `batch_size`, `resume`, `on_mismatch` ("refuse", "restart" or "beside"),
-    `attention`, `attention_kind` ("last" or "rollout"), `reliability`, `features`; for tunings of whole slides also
-    `features_folder` (tile features that are there already), `expression`, `clinical`.
+    `attention`, `attention_kind` ("last" or "rollout"), `attention_tokens`, `reliability`, `features`; for tunings of
+    whole slides also `features_folder` (tile features that are there already), `expression`, `clinical`.
 
     Arguments of "tune": `sources` (list of {slide, regions (a path or a GeoJSON FeatureCollection), origin, slide_mpp,
     patient}) or `tiles` (a table), `map_classes`, `method`, `config` (fields of the method's config), `training`

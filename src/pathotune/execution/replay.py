@@ -13,7 +13,7 @@ from pathotune.errors import FileMissing, PathotuneError, StoreUnreadable, Usage
 from pathotune.events import Event, Finished, up_to_the_end
 from pathotune.execution.job import BackboneCache, Job, run_job, tuning_backbone
 from pathotune.inference.locations import store_path
-from pathotune.inference.plan import Kind
+from pathotune.inference.plan import ROLLOUT, Kind, is_token
 from pathotune.inference.predictions import PredictionStore
 from pathotune.inference.provenance import versions
 
@@ -141,6 +141,8 @@ def _again(
             polygon=None if polygon is None else shapely.from_wkt(polygon),
             batch_size=arguments.get("batch_size"),
             attention=bool(store.sources),
+            attention_kind="rollout" if any(name.endswith(ROLLOUT) for name in store.sources) else "last",
+            attention_tokens=any(is_token(name) for name in store.sources),
             reliability=bool(store.reliability_names),
             features=bool(store.attrs.get("features")),
             cancel=cancel,

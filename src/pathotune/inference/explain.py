@@ -59,7 +59,8 @@ def rollout(encoder: PromptedEncoder, pixels: Tensor) -> Encoded:
     Returns
     -------
     The features, and for "cls" and each prompt group (b, rows, columns) float32: of what comes from patches, the share
-    of each.
+    of each. A single token's map (`encoder.reads_tokens`) is in shares of what its group's tokens have of the patches
+    on average, so that the mean of the tokens' maps is the group's.
     """
     backbone, layout = encoder.backbone, encoder.layout
     prefix, places = backbone.prefix_tokens, layout.places(backbone.prefix_tokens)
@@ -85,9 +86,12 @@ def rollout(encoder: PromptedEncoder, pixels: Tensor) -> Encoded:
         first = backbone.card.class_index
         cls = slice(first, first + 1) if backbone.has_class_token else slice(prefix + layout.total, None)
         maps = {}
-        for name, place in {"cls": cls, **places}.items():
+        whole: dict[str, Tensor] = {}
+        for name, place in {"cls": cls, **encoder.attention_places}.items():
             shares = made_of[:, place, -rows * columns :].mean(dim=1)
-            maps[name] = (shares / shares.sum(dim=1, keepdim=True)).reshape(-1, rows, columns)
+            group = name.split()[0]
+            whole.setdefault(group, shares.sum(dim=1, keepdim=True))  # the group itself comes before its tokens
+            maps[name] = (shares / whole[group]).reshape(-1, rows, columns)
     return Encoded(features, maps)
 
 

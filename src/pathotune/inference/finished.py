@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pathotune.errors import PathotuneError
 from pathotune.inference.locations import file_sizes
-from pathotune.inference.plan import ROLLOUT
+from pathotune.inference.plan import ROLLOUT, is_token
 from pathotune.inference.predictions import PredictionStore
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def finished_store(
             and wanted in ("auto", identity["precision"])
             and all(_listed(done.get(name)) == value for name, value in asked.items())
             and done.get("polygon_px0") is None
-            and (not options.get("attention", True) or _has_attention(store, options.get("attention_kind") or "last"))
+            and (not options.get("attention", True) or _has_attention(store, options))
             and attributes["files"]
             and file_sizes(path) == attributes["files"]
         )
@@ -54,8 +54,12 @@ def finished_store(
     return store if agrees else None
 
 
-def _has_attention(store: PredictionStore, kind: str) -> bool:
-    return any(name.endswith(ROLLOUT) == (kind == "rollout") for name in store.sources)
+def _has_attention(store: PredictionStore, options: Mapping[str, Any]) -> bool:
+    is_rollout = (options.get("attention_kind") or "last") == "rollout"
+    has_tokens = any(is_token(name) for name in store.sources)
+    return any(name.endswith(ROLLOUT) == is_rollout for name in store.sources) and (
+        has_tokens == bool(options.get("attention_tokens"))
+    )
 
 
 def _listed(value: Any) -> Any:

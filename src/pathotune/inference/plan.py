@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,6 +17,8 @@ Kind = Literal["probabilities", "attention", "classes", "reliability"]
 # Which attention a store keeps: that of the last block, or what all blocks come to; and how sources of the latter end.
 AttentionKind = Literal["last", "rollout"]
 ROLLOUT = " rollout"
+# A source that is one prompt token: its group and its number, from 1.
+_TOKEN = re.compile(rf"\w+ \d+({ROLLOUT})?")
 
 MAX_UNITS = 9
 """Most work units of a store: with three arrays and their pyramids some 50 files, which network drives bear."""
@@ -23,6 +26,11 @@ MAX_UNITS = 9
 # Longer side that needs no smaller level, and the most levels, for one value per cell and for attention.
 _PYRAMID = ((128, 3), (512, 5))
 _BLOCK = 8
+
+
+def is_token(source: str) -> bool:
+    """Whether an attention source is a single prompt token ("tvp 1"), not a group of them."""
+    return _TOKEN.fullmatch(source) is not None
 
 
 @dataclass(frozen=True)

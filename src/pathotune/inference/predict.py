@@ -19,7 +19,7 @@ from pathotune.inference.batches import Run, answered, take
 from pathotune.inference.explain import RolledOut
 from pathotune.inference.leases import Lease, leased
 from pathotune.inference.locations import drop_leftovers
-from pathotune.inference.plan import AttentionKind, order_tiles
+from pathotune.inference.plan import AttentionKind, is_token, order_tiles
 from pathotune.inference.predictions import PredictionStore, store_path
 from pathotune.inference.preparing import determinism, kept_of, load_model, opened, pick_precision, work_of
 from pathotune.inference.provenance import begin_store, now
@@ -59,6 +59,7 @@ def predict_slide(
     start_point_px0: tuple[float, float] | None = None,
     attention: bool = True,
     attention_kind: AttentionKind = "last",
+    attention_tokens: bool = False,
     reliability: bool = False,
     features: bool = False,
     tissue: TissueMask | None = None,
@@ -88,6 +89,7 @@ def predict_slide(
     start_point_px0 : where to begin, in level-0 pixels; the work grows outward.
     attention : whether attention maps are kept.
     attention_kind : "last" for the last block's own, "rollout" for what all blocks come to (`inference.explain`).
+    attention_tokens : whether every single prompt token has a map of its own too, beside its group's.
     reliability : whether uncertainty and distance from the training tiles are kept; a store that is resumed keeps what
         it was begun with.
     features : whether the features of every tile are kept; the same.
@@ -118,6 +120,8 @@ def predict_slide(
         device = pick_device(device)
         stack.enter_context(determinism(deterministic))
         model, backbone = load_model(tuning, backbone, device)
+        if attention and attention_tokens:
+            yield from _reading_tokens(model, tuning)
         model = RolledOut(model) if attention_kind == "rollout" else model
         sources = tuple(model.attention_sources) if attention else ()
         work = work_of(slide, tuning, backbone, tiles, sources, precision)
@@ -151,6 +155,13 @@ def _tiles(
     if mask.is_almost_empty:
         yield Note(f"Hardly any tissue was found on {called} ({100 * mask.fraction:.2f} %).", "warning")
     return tile_grid(slide, tuning.reading, tissue=mask, **part)
+
+
+def _reading_tokens(model: Any, tuning: Tuning) -> Iterator[Event]:
+    """Have the model tell the attention of its prompt tokens one by one; says where it has none."""
+    model.encoder.reads_tokens = True
+    if not any(is_token(source) for source in model.attention_sources):
+        yield Note(f"{tuning.name} has no prompt tokens whose attention could be kept one by one.", "warning")
 
 
 def _begun(precision: Precision, place: Place, store: PredictionStore) -> Iterator[Event]:

@@ -52,7 +52,7 @@ class Encoded(NamedTuple):
     """What the prompted encoder gives for a batch of tiles."""
 
     features: Any  # backbones.surface.Features: pooled (b, output_dim), cls (b, C), patches (b, P, C)
-    attention: dict[str, Tensor]  # "cls" and each group → (b, rows, columns) float32
+    attention: dict[str, Tensor]  # "cls", each group (and each token) → (b, rows, columns) float32
 
 
 Watch = Callable[[int, Tensor, tuple[str, ...]], None]
@@ -71,6 +71,10 @@ class PromptedEncoder(nn.Module):
     prompts : group name to token source, in the order of `spec.GROUPS`.
     first_layer : the block before which prompts enter ("late prompts"). What lies below is the same for a tile
         whatever the prompts are: `lower` gives it, and it may be kept from one epoch to the next.
+
+    Attributes
+    ----------
+    reads_tokens : attention is told of every prompt token by itself too ("tvp 1", "tvp 2" …), behind the groups.
 
     Raises
     ------
@@ -93,6 +97,7 @@ class PromptedEncoder(nn.Module):
         self.backbone = backbone
         self.prompts = nn.ModuleDict(dict(prompts))
         self.first_layer = first_layer
+        self.reads_tokens = False
 
     @property
     def layout(self) -> PromptLayout:
@@ -102,7 +107,13 @@ class PromptedEncoder(nn.Module):
     @property
     def attention_sources(self) -> tuple[str, ...]:
         """The attention maps that `forward` can give."""
-        return ("cls", *self.prompts)
+        return ("cls", *self.attention_places)
+
+    @property
+    def attention_places(self) -> dict[str, slice]:
+        """Where in the sequence the prompts stand whose attention is told, by name: the groups, and their tokens."""
+        prefix, layout = self.backbone.prefix_tokens, self.layout
+        return layout.places(prefix) | (layout.token_places(prefix) if self.reads_tokens else {})
 
     @property
     def looks_at_pixels(self) -> bool:
@@ -168,6 +179,6 @@ class PromptedEncoder(nn.Module):
         """What share of its attention each source gives to each patch (mean over heads and the group's tokens)."""
         rows, columns = self.backbone.grid
         extra = self.layout.total
-        wanted: dict[str, slice | None] = {"cls": None, **self.layout.places(self.backbone.prefix_tokens)}
+        wanted: dict[str, slice | None] = {"cls": None, **self.attention_places}
         found = self.backbone.attention_rows(index, tokens, extra, wanted)  # each (b, heads, prefix + extra + P)
         return {name: row.mean(dim=1)[:, -rows * columns :].reshape(-1, rows, columns) for name, row in found.items()}

@@ -41,6 +41,14 @@ class PromptLayout:
             start += count
         return places
 
+    def token_places(self, prefix_tokens: int) -> dict[str, slice]:
+        """Where each single token stands, by its group and its number in it from 1: "tvp 1", "tvp 2" …"""
+        return {
+            f"{group} {number + 1}": slice(place.start + number, place.start + number + 1)
+            for group, place in self.places(prefix_tokens).items()
+            for number in range(place.stop - place.start)
+        }
+
 
 def near_square(count: int) -> tuple[int, int]:
     """Rows and columns of the most square grid with exactly `count` cells (4 → 2 x 2, 6 → 2 x 3, 5 → 1 x 5)."""

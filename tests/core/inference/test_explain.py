@@ -66,6 +66,23 @@ def test_it_is_the_product_of_all_blocks(tiny_backbone, kind):
         assert torch.allclose(rollout(model.encoder, pixels).attention["cls"], shares(expected), atol=1e-6)
 
 
+@pytest.mark.parametrize(("method", "settings"), [("pathotune", {"tvp_tokens": 3}), ("vpt", {"depth": "deep"})])
+def test_rolled_out_too_a_groups_map_is_the_mean_of_its_tokens_maps(tiny_backbone, method, settings):
+    backbone = tiny_backbone("registers")
+    model, pixels = build(method, backbone, **settings), tiles(backbone)
+    groups = rollout(model.encoder, pixels).attention
+    model.encoder.reads_tokens = True
+    both = rollout(model.encoder, pixels).attention
+    assert tuple(both) == model.attention_sources
+    assert RolledOut(model).attention_sources == tuple(f"{name} rollout" for name in both)
+    for name, row in groups.items():
+        assert torch.equal(both[name], row)
+    for name, count in model.encoder.layout.counts:
+        tokens = torch.stack([both[f"{name} {number}"] for number in range(1, count + 1)])
+        assert torch.allclose(tokens.mean(dim=0), groups[name], atol=1e-6)
+        assert count == 1 or not torch.allclose(tokens[0], tokens[1], atol=1e-4)
+
+
 def test_prompts_that_enter_again_are_made_of_what_they_see_there(tiny_backbone):
     backbone = tiny_backbone()
     pixels = tiles(backbone)
@@ -137,11 +154,11 @@ def test_maps_agree_by_their_order():
     assert float(agreement(map_, -map_)) == pytest.approx(-1.0)
 
 
-def test_a_store_keeps_the_kind_of_attention_that_was_asked_for(tiny_backbone, slide_path, tmp_path):
-    backbone = tiny_backbone()
-    card, model = backbone.card, build("vpt", backbone, tokens=2)
+def saved(method, model, backbone, folder):
+    """A tuning of a model that was not trained."""
+    card = backbone.card
     tuning = Tuning(
-        method="vpt",
+        method=method,
         config=as_plain(model.config),
         task={},
         classes=[{"name": name, "color": [1, 2, 3]} for name in model.class_names],
@@ -149,7 +166,13 @@ def test_a_store_keeps_the_kind_of_attention_that_was_asked_for(tiny_backbone, s
         reading=card.reading(),
         tensors={TRAINED + key: value for key, value in model.trainable_state().items()},
     )
-    tuning.save(tmp_path / "tuned")
+    tuning.save(folder / "tuned")
+    return tuning
+
+
+def test_a_store_keeps_the_kind_of_attention_that_was_asked_for(tiny_backbone, slide_path, tmp_path):
+    backbone = tiny_backbone()
+    tuning = saved("vpt", build("vpt", backbone, tokens=2), backbone, tmp_path)
 
     def predicted(**options):
         events = predict_slide(
@@ -170,3 +193,48 @@ def test_a_store_keeps_the_kind_of_attention_that_was_asked_for(tiny_backbone, s
         predicted()
     with pytest.raises(UsageError, match="last, rollout"):
         predicted(attention_kind="grad")
+
+
+@pytest.mark.parametrize("attention_kind", ["last", "rollout"])
+def test_a_store_keeps_single_tokens_where_asked_and_is_the_same_to_the_byte_without(
+    tiny_backbone, slide_path, tmp_path, attention_kind
+):
+    backbone = tiny_backbone()
+    tuning = saved("vpt", build("vpt", backbone, tokens=2), backbone, tmp_path)
+    asked = {"attention_kind": attention_kind, "precision": "float32", "deterministic": True}
+
+    def predicted(folder, **options):
+        events = predict_slide(
+            slide_path, tuning, tmp_path / folder, backbone=backbone, device="cpu", **asked, **options
+        )
+        return PredictionStore.open(result_of(events)["store"])
+
+    plain, off, both = (
+        predicted("plain"),
+        predicted("off", attention_tokens=False),
+        predicted("on", attention_tokens=True),
+    )
+    end = " rollout" if attention_kind == "rollout" else ""
+    assert plain.sources == [f"cls{end}", f"tvp{end}"]
+    assert both.sources == [*plain.sources, f"tvp 1{end}", f"tvp 2{end}"]
+    written = {file.relative_to(plain.path): file.read_bytes() for file in plain.path.rglob("c/**/*") if file.is_file()}
+    assert written and all((off.path / name).read_bytes() == data for name, data in written.items())
+    values = np.asarray(both.attention[:], dtype=np.float32)
+    assert np.allclose(values[2:].mean(axis=0), values[1], atol=2e-3 * values[1].max()), "but for float16"
+    assert np.abs(values[2] - values[3]).max() > 0.01
+    assert np.array_equal(np.asarray(plain.probabilities[:]), np.asarray(both.probabilities[:]))
+    identity = both.attrs["identity"]["slide"]
+    assert finished_store(both.path, identity, tuning, asked | {"attention_tokens": True}) is not None
+    assert finished_store(both.path, identity, tuning, asked) is None
+    assert finished_store(plain.path, identity, tuning, asked | {"attention_tokens": True}) is None
+    assert finished_store(plain.path, identity, tuning, asked) is not None
+
+
+def test_a_tuning_without_prompts_says_so(tiny_backbone, slide_path, tmp_path):
+    backbone = tiny_backbone()
+    tuning = saved("linear_probe", build("linear_probe", backbone), backbone, tmp_path)
+    events = list(
+        predict_slide(slide_path, tuning, tmp_path / "s", backbone=backbone, device="cpu", attention_tokens=True)
+    )
+    assert any("no prompt tokens" in getattr(event, "text", "") for event in events)
+    assert PredictionStore.open(result_of(events)["store"]).sources == ["cls"]

@@ -116,6 +116,38 @@ def test_attention_maps_are_the_shares_that_reach_the_patches(tiny_backbone, kin
     assert torch.equal(encoded.features.cls, made(pixels(backbone)).features.cls)
 
 
+@pytest.mark.parametrize("kind", TOKEN_KINDS)
+def test_the_groups_map_is_the_mean_of_its_tokens_maps(tiny_backbone, kind):
+    backbone = tiny_backbone(kind)
+    made, tiles = encoder(backbone, PathoTuneConfig(tvp_tokens=3, ivp_tokens=2)), pixels(backbone)
+    groups = made(tiles, attention=True)
+    made.reads_tokens = True
+    both = made(tiles, attention=True)
+    counts = dict(made.layout.counts)
+    names = [f"{name} {number}" for name in ("tvp", "ttp", "ivp") for number in range(1, counts[name] + 1)]
+    assert {"tvp 1", "tvp 2", "tvp 3", "ivp 2"} < set(names)
+    assert tuple(both.attention) == made.attention_sources == ("cls", "tvp", "ttp", "ivp", *names)
+    assert torch.equal(both.features.cls, groups.features.cls)
+    for name, row in groups.attention.items():
+        assert torch.allclose(both.attention[name], row, atol=1e-6)
+    for name, count in counts.items():
+        tokens = torch.stack([both.attention[f"{name} {number}"] for number in range(1, count + 1)])
+        assert torch.allclose(tokens.mean(dim=0), groups.attention[name], atol=1e-6)
+    assert not torch.allclose(both.attention["tvp 1"], both.attention["tvp 2"], atol=1e-4)
+
+
+def test_a_tokens_map_is_that_of_its_own_place(tiny_backbone):
+    backbone = tiny_backbone()
+    made, tiles = encoder(backbone, PathoTuneConfig(tvp_tokens=3, ttp=False, ivp="off")), pixels(backbone)
+    made.reads_tokens, seen = True, []
+    made.upper(made.lower(tiles), tiles, watch=lambda index, tokens, entered: seen.append(tokens))
+    last, maps = backbone.depth - 1, made(tiles, attention=True).attention
+    for number in (1, 2, 3):
+        place = slice(backbone.prefix_tokens + number - 1, backbone.prefix_tokens + number)
+        row = backbone.attention_row(last, seen[-1], 3, place).mean(dim=1)[:, -16:].reshape(3, 4, 4)
+        assert torch.allclose(maps[f"tvp {number}"], row, atol=1e-6)
+
+
 def test_reading_attention_without_prompts_gives_the_class_token_alone(tiny_backbone):
     backbone = tiny_backbone()
     assert tuple(PromptedEncoder(backbone, {})(pixels(backbone), attention=True).attention) == ("cls",)
