@@ -212,13 +212,13 @@ class SideBySide:
         known = {id(mirror.source): mirror for mirror in self._mirrors}
         self._mirrors = []
         for place, layer in enumerate(wanted):
-            mirror = known.get(id(layer))
-            if mirror is None:
-                mirror = Mirror(layer, self.viewer, self._put, self._later)
-                self.viewer.layers.insert(min(place, len(self.viewer.layers)), mirror.layer)
+            shown = known.get(id(layer))
+            if shown is None:
+                shown = Mirror(layer, self.viewer, self._put, self._later)
+                self.viewer.layers.insert(min(place, len(self.viewer.layers)), shown.layer)
             else:
-                mirror.show_whether_seen()
-            self._mirrors.append(mirror)
+                shown.show_whether_seen()
+            self._mirrors.append(shown)
 
     def _put(self, layer: Any, levels: Any) -> None:
         if self._canvas is not None and layer.multiscale:
