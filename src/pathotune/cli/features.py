@@ -203,7 +203,7 @@ def _extract_all(
 
 def _failure(slide: Path, error: PathotuneError) -> dict[str, Any]:
     """The document of a slide that could not be done."""
-    numbers = {"tiles": 0, "width": 0, "seconds": 0.0, "tiles_per_second": 0.0}
+    numbers: dict[str, float | None] = {"tiles": 0, "width": 0, "seconds": 0.0, "tiles_per_second": 0.0}
     numbers |= {"model_busy": None, "peak_memory_mb": None}
     status = "needs_mpp" if isinstance(error, MissingPixelSize) else "failed"
     return {"slide": str(slide), "out": None, **numbers, "status": status, "error": str(error)}

@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import sysconfig
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,9 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         if "--dest" in command:
             wheels = Path(command[command.index("--dest") + 1])
             make_wheel(wheels, "needed", {"needed.py": ""})
-            for bundled in (Path(ensurepip.__file__).parent / "_bundled").glob("pip-*.whl"):
+            # Some systems keep the wheels that Python itself comes with in a folder of their own.
+            own = sysconfig.get_config_var("WHEEL_PKG_DIR") or Path(ensurepip.__file__).parent / "_bundled"
+            for bundled in Path(own).glob("pip-*.whl"):
                 (wheels / bundled.name).write_bytes(bundled.read_bytes())
         elif "-o" in command:
             Path(command[command.index("-o") + 1]).write_text("needed==1.0\n")

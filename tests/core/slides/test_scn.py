@@ -48,7 +48,7 @@ def write_scn(path: Path, parts: dict[tuple[int, int], np.ndarray], *, scheme=SC
         images.append(image(f"part {number}", sizes, view, powers[number]))
     told = (
         f'<?xml version="1.0"?><scn xmlns="http://www.leica-microsystems.com/scn/{scheme}"><collection name="slide" '
-        f'sizeX="{GLASS[0] * NM}" sizeY="{GLASS[1] * NM}"><barcode>MTIz</barcode>{"".join(images)}</collection></scn>'
+        f'sizeX="{GLASS[0] * NM}" sizeY="{GLASS[1] * NM}"><barcode>QUJD</barcode>{"".join(images)}</collection></scn>'
     )
     with tifffile.TiffWriter(path, bigtiff=True) as file:
         for number, page in enumerate(pages):
