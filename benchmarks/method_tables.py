@@ -38,6 +38,7 @@ TRAINING = TrainingConfig(
 )
 LATE = "speed=interactive"
 PLAIN = ("linear_probe", "neighbours")
+STEPPED = ("linear_probe[solver=steps]",)
 KNOWN = tuple(f"{name}[{LATE}]" for name in ("vpt", "lora", "cite"))
 SMALL = tuple(f"{name}[{LATE}]" for name in ("adapter", "ssf", "bitfit"))
 OURS = (f"pathotune[{LATE}]",)
@@ -60,7 +61,7 @@ EVERY = PLAIN + KNOWN + SMALL + OURS
 FEW = ("1", "2", "4", "8", "16")
 STAGES = {
     "first": Stage(PLAIN + KNOWN + OURS, (16,)),
-    "all tiles": Stage(PLAIN + KNOWN + OURS, (None,)),
+    "all tiles": Stage(PLAIN + STEPPED + KNOWN + OURS, (None,)),
     "controls": Stage(PLAIN + CITE_TEXT + OUR_TEXT, (16,)),
     "ablations": Stage(PLAIN + ABLATIONS, (16,)),
     "small": Stage(PLAIN + SMALL, (16, None)),

@@ -295,6 +295,7 @@ class Loop:
         self.scene, self.backbone, self.wanted, self.folder, self.seed = scene, backbone, wanted, folder, seed
         self.places = places
         known = {"speed": "interactive"} if wanted.method != "linear_probe" else {}
+        known |= dict(word.split("=", 1) for word in wanted.set)
         self.config = load_config(wanted.method, known)
         self.training = TrainingConfig(seed=seed, device=wanted.device)
         self.seconds: list[float] = []
@@ -429,6 +430,7 @@ def main() -> None:
     parser.add_argument("--afresh", action="store_true", help="tune from nothing in every round")
     parser.add_argument("--backbone", default="pathotune-tiny")
     parser.add_argument("--method", default="linear_probe", help="default: the dock's")
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="options of the method")
     parser.add_argument("--device", default="auto")
     wanted = parser.parse_args()
     scenes = wanted.scenes or (list(SCENES) if wanted.data else ["generated"])

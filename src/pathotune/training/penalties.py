@@ -13,13 +13,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from pathotune.events import EpochEnd, Event, Note, Step
-from pathotune.training.validation import Scores, losses, score
+from pathotune.training.schedule import TrainingConfig
+from pathotune.training.validation import Scores, calibrated, losses, score_of
 
 if TYPE_CHECKING:
     from pathotune.training.run import Run
 
 STRENGTHS = (0.4, 1.2, 4.0, 12.0, 40.0)
 """Inverse of the L2 penalty times the features' width: the prior spread of a logit, whatever the width is."""
+OF_STEPS = ("lr", "weight_decay", "optimizer", "clip_norm", "warmup_epochs", "batch_size", "tiles_per_epoch", "sweep")
+"""Options of a training by steps, which play no part where the head is solved."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,7 @@ def solve(run: Run) -> Iterator[Event]:
     features, labels = yield from _features(run)
     head.standardise(features)
     targets = torch.as_tensor(labels, device=features.device)
+    watched = run.tiles.answers(run.watched)[1].clone()
     count = min(run.training.epochs, len(STRENGTHS))
     fits: list[Fitted] = []
     for number in range(1, count + 1):
@@ -55,7 +59,7 @@ def solve(run: Run) -> Iterator[Event]:
         head.fit(features, labels, strength)
         with torch.no_grad():
             loss = float(functional.cross_entropy(head(features), targets))
-        fits.append(_judged(run))
+        fits.append(_judged(run, watched))
         kept = chosen([fit.per_tile for fit in fits], run.examples.labels[run.watched])
         run.take(fits[kept].scores, kept + 1, fits[kept].state, fits[kept].answers)
         spent, metrics = run.worked() - began, fits[-1].scores.metrics()
@@ -104,7 +108,20 @@ def _features(run: Run) -> Generator[Event, None, tuple[Tensor, NDArray[np.int64
     return torch.cat(parts), np.tile(run.examples.labels[train], looks)
 
 
-def _judged(run: Run) -> Fitted:
-    answers = run.tiles.answers(run.watched)
-    logits, labels = answers[0].cpu().numpy(), run.examples.labels[run.watched]
-    return Fitted(run.model.trainable_state(), score(logits, labels), losses(logits, labels), answers)
+def _judged(run: Run, features: Tensor) -> Fitted:
+    """How the head does now on the watched tiles, of which these are the features (n, D)."""
+    labels = run.examples.labels[run.watched]
+    with torch.no_grad():
+        logits = run.model.head(features)
+    probabilities = calibrated(logits.cpu().numpy(), labels)
+    scores, per_tile = score_of(probabilities, labels), losses(probabilities, labels)
+    return Fitted(run.model.trainable_state(), scores, per_tile, (logits, features))
+
+
+def without_part(given: TrainingConfig) -> str:
+    """A sentence where options were set that play no part; empty where none was."""
+    usual = TrainingConfig()
+    names = [name for name in OF_STEPS if getattr(given, name) != getattr(usual, name)]
+    if not names:
+        return ""
+    return f"The probe is a logistic regression: {', '.join(names)} played no part (--set solver=steps uses them)."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -282,22 +282,18 @@ def estimate(
     looks = int(getattr(config, "views", training.looks)) if training.augment else 1
     keeps = costs.lower > 0
 
-    if config.is_solved:
-        # Every look of every tile passes once, and the fits on what came out hardly count.
-        passed = learned * looks
-        whole = costs.fixed + max(0, table.tiles - tiles_kept) * costs.read
-        whole += (passed + judged) * (costs.lower + costs.judge)
-        kept = min((passed + judged) * costs.kept_mb, float(training.cache_mb))
-        return Estimate(table.tiles, (whole, whole), round(kept + 2 * table.tiles * image_px * image_px * 3 / 2**20, 1))
-
     def seconds(epochs: int) -> float:
         # Of so many random looks at tiles, how many are new: the expected number of distinct ones.
         distinct = learned * looks * (1 - (1 - 1 / max(1, learned * looks)) ** (epochs * draws)) if keeps else 0.0
+        if config.is_solved:
+            distinct = float(learned * (looks - 1))  # every look of every tile takes part, and passes once
         passes = (learned + judged + distinct) * costs.lower
         looked = (learned + judged * (epochs + 1)) * costs.judge
         read = max(0, table.tiles - tiles_kept) * costs.read
         return costs.fixed + read + passes + looked + epochs * draws * costs.learn
 
+    if config.is_solved:
+        training = replace(training, epochs=0, sweep="off")  # the fits on what came out hardly count
     sweep = draws_of(training) * costs.learn
     kept = min((learned * looks + judged) * costs.kept_mb, float(training.cache_mb)) if keeps else 0.0
     images = table.tiles * image_px * image_px * 3 / 2**20

@@ -22,7 +22,7 @@ from pathotune.training.augment import Augmentation, Variants
 from pathotune.training.draws import BalancedDraws, balanced_part, batches
 from pathotune.training.examples import Examples
 from pathotune.training.optimizer import optimizer_for, take_step
-from pathotune.training.penalties import solve
+from pathotune.training.penalties import solve, without_part
 from pathotune.training.record import Outcome
 from pathotune.training.schedule import TrainingConfig, learning_rate
 from pathotune.training.stopping import Stopping
@@ -99,8 +99,6 @@ class Run:
         if not self.parameters:
             # All there is to learn is in the first look.
             self.training = replace(self.training, epochs=1, sweep="off")
-        if self.is_solved:
-            self.training = replace(self.training, sweep="off")  # its row of penalties is one
         looks = int(getattr(config, "views", training.looks)) if training.augment else 1
         self.tiles = TilePass(
             self.model,
@@ -156,7 +154,7 @@ class Run:
                 yield Step("first look", done, len(chosen))
             lower = self.tiles.lower(chosen[:START_TILES])
             self.model.start(joined(parts)[1].clone(), self.examples.labels[chosen], lower)
-        if self.training.sweep == "short":
+        if self.training.sweep == "short" and not self.is_solved:
             yield from sweep(self)
 
     # -- the epochs -----------------------------------------------------------------------------------------------
@@ -167,6 +165,8 @@ class Run:
         Pauses, between two events or in the middle of a step, do not count as time. A head that can be solved is.
         """
         if self.is_solved:
+            if said := without_part(self.training):
+                yield Note(said, "warning")
             yield from solve(self)
             return
         training = self.training

@@ -43,16 +43,24 @@ def softmax(logits: NDArray[np.floating], temperature: float = 1.0) -> NDArray[n
     return np.asarray(powers / powers.sum(axis=1, keepdims=True))
 
 
-def losses(logits: NDArray[np.floating], labels: NDArray[np.integer]) -> NDArray[np.float64]:
-    """(n,) cross-entropy of each tile, from logits (n, K) at the temperature that suits them best."""
-    probabilities = softmax(logits, temperature_fit(logits, labels))
+def calibrated(logits: NDArray[np.floating], labels: NDArray[np.integer]) -> NDArray[np.float64]:
+    """(n, K) probabilities from logits (n, K), at the temperature that suits them best."""
+    return softmax(logits, temperature_fit(logits, labels))
+
+
+def losses(probabilities: NDArray[np.float64], labels: NDArray[np.integer]) -> NDArray[np.float64]:
+    """(n,) cross-entropy of each tile."""
     return np.asarray(-np.log(np.clip(probabilities[np.arange(len(labels)), labels], 1e-12, None)))
 
 
 def score(logits: NDArray[np.floating], labels: NDArray[np.integer]) -> Scores:
     """Scores of logits (n, K) for tiles of these classes (n,)."""
-    probabilities = softmax(logits, temperature_fit(logits, labels))
-    per_tile = losses(logits, labels)
+    return score_of(calibrated(logits, labels), labels)
+
+
+def score_of(probabilities: NDArray[np.float64], labels: NDArray[np.integer]) -> Scores:
+    """Scores of probabilities (n, K)."""
+    per_tile = losses(probabilities, labels)
     per_class = [per_tile[labels == label].mean() for label in np.unique(labels)]
     auc = auc_ovr_macro(labels, probabilities)
     return Scores(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -12,9 +13,13 @@ from PIL import Image
 
 from pathotune.regions import Region, Regions
 from pathotune.training import examples
-from pathotune.training.examples import TuneSource
+from pathotune.training.examples import Examples, TuneSource, gather
 from pathotune.training.kept import KeptTiles
 from pathotune.training.prefix import forget_prefixes
+from pathotune.training.schedule import TrainingConfig
+
+if TYPE_CHECKING:
+    from pathotune.backbones.surface import Backbone
 
 SIDE = 64
 
@@ -46,6 +51,21 @@ def source(tmp_path: Path) -> TuneSource:
     """The slide and its regions, at half a micrometre per pixel."""
     path, regions = checked_slide(tmp_path)
     return TuneSource(path, regions=regions, slide_mpp=0.5, patient="Doe, Jane")
+
+
+@pytest.fixture
+def examples_of() -> Callable[..., Examples]:
+    """Gathers the tiles of a source: `examples_of(source, backbone, training)`."""
+
+    def gathered(source: TuneSource, backbone: Backbone, training: TrainingConfig) -> Examples:
+        stream = gather([source], training.reading_of(backbone.card), training)
+        while True:
+            try:
+                next(stream)
+            except StopIteration as end:
+                return end.value
+
+    return gathered
 
 
 @pytest.fixture(autouse=True)

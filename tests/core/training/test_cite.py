@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,7 +13,6 @@ from pathotune.events import Note, result_of
 from pathotune.methods import load_config
 from pathotune.methods.checkpoint import Tuning
 from pathotune.prompts.text import text_for
-from pathotune.training.examples import gather
 from pathotune.training.loop import tune
 from pathotune.training.optimizer import take_step
 from pathotune.training.run import START_TILES, Run
@@ -55,23 +55,22 @@ def test_the_published_recipe_can_be_asked_for(tiny_backbone, source, tmp_path):
     assert not mean.any(), "the features go in as they are"
 
 
-def prepared(backbone, source, training, **settings):
+@pytest.fixture
+def prepared(examples_of):
+    return partial(_prepared, examples_of)
+
+
+def _prepared(examples_of, backbone, source, training, **settings):
     """A training of CITE before its first step."""
     config = load_config("cite", {**WORDS, **settings})
-    stream = gather([source], training.reading_of(backbone.card), training)
-    while True:
-        try:
-            next(stream)
-        except StopIteration as end:
-            examples = end.value
-            break
+    examples = examples_of(source, backbone, training)
     _, text = text_for(config, examples.task, examples.class_names, 0.5)
     run = Run("cite", config, backbone, examples, training, text, "cpu")
     list(run.prepare())
     return run
 
 
-def test_the_tokens_start_at_the_mean_of_the_training_tiles_own(tiny_backbone, source):
+def test_the_tokens_start_at_the_mean_of_the_training_tiles_own(tiny_backbone, source, prepared):
     run = prepared(tiny_backbone(), source, QUICK)
     values = run.model.encoder.prompts["tvp"].values.detach()
     train = run.examples.train
@@ -83,7 +82,7 @@ def test_the_tokens_start_at_the_mean_of_the_training_tiles_own(tiny_backbone, s
     assert not zero.model.encoder.prompts["tvp"].values.any()
 
 
-def test_sgd_takes_plain_steps_and_no_gradient_is_cut_where_that_is_asked(tiny_backbone, source):
+def test_sgd_takes_plain_steps_and_no_gradient_is_cut_where_that_is_asked(tiny_backbone, source, prepared):
     training = replace(QUICK, optimizer="sgd", lr=0.03, weight_decay=0.0, clip_norm=0.0)
     run = prepared(tiny_backbone(), source, training, neck_start="identity", standardise="false")
     assert type(run.optimizer) is torch.optim.SGD and run.optimizer.defaults["momentum"] == 0

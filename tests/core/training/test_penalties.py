@@ -10,11 +10,12 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from pathotune.events import EpochEnd, Finished
+from pathotune.events import EpochEnd, Note, result_of
 from pathotune.losses.head import LinearHead
 from pathotune.methods import load_config
 from pathotune.methods.checkpoint import Tuning
 from pathotune.prompts.text import SentenceVectors
+from pathotune.training import penalties
 from pathotune.training.loop import Run, tune
 from pathotune.training.penalties import STRENGTHS, chosen
 from pathotune.training.resplit import relearned
@@ -23,12 +24,6 @@ from pathotune.training.session import Session, session_path
 
 QUICK = TrainingConfig(precision="float32", augment=False)
 LABELS = np.repeat([0, 1], 50)
-
-
-def finished(events):
-    events = list(events)
-    assert isinstance(events[-1], Finished)
-    return events, events[-1].result
 
 
 def gone_on(first, source, backbone, training, folder):
@@ -60,18 +55,11 @@ def test_every_class_counts_alike_however_few_its_tiles():
 
 
 @pytest.fixture
-def solved(tiny_backbone, source):
-    """A run of the linear probe to its end, with its features and classes."""
-    from pathotune.training.examples import gather
-
+def solved(tiny_backbone, source, examples_of, monkeypatch):
+    """A run of the linear probe to its end, in which the third penalty is kept."""
+    monkeypatch.setattr(penalties, "chosen", lambda fits, labels: min(2, len(fits) - 1))
     backbone = tiny_backbone()
-    stream = gather([source], backbone.card.reading(), QUICK)
-    while True:
-        try:
-            next(stream)
-        except StopIteration as end:
-            examples = end.value
-            break
+    examples = examples_of(source, backbone, QUICK)
     text = SentenceVectors(None, None)
     run = Run("linear_probe", load_config("linear_probe"), backbone, examples, QUICK, text, "cpu")
     events = [*run.prepare(), *run.epochs()]
@@ -87,11 +75,15 @@ def test_it_is_scikit_learns_regression_on_the_standardised_features(solved):
     assert all(later < earlier for earlier, later in pairwise(losses)), "a weaker penalty fits closer"
     features = run.tiles.answers(run.examples.train)[1].numpy().astype(np.float64)
     scaled = (features - features.mean(axis=0)) / features.std(axis=0)
-    strength = STRENGTHS[run.best_epoch - 1] / features.shape[1]
+    assert run.best_epoch == 3
+    strength = STRENGTHS[2] / features.shape[1]
     oracle = LogisticRegression(C=strength, class_weight="balanced", max_iter=1000, tol=1e-8)
     oracle.fit(scaled, run.examples.labels[run.examples.train])
     weight = run.best_state["head.linear.weight"]
     assert np.allclose(weight[1] - weight[0], oracle.coef_[0], rtol=1e-2, atol=1e-4)
+    told = run.outcome(quick=True).logits
+    run.model.load_trainable_state(run.best_state)
+    assert np.allclose(told, run.tiles.answers(run.watched)[0].numpy(), atol=1e-5), "what it is judged by is its own"
     assert [row["inverse_penalty"] for row in run.history] == [c / features.shape[1] for c in STRENGTHS]
 
 
@@ -112,22 +104,33 @@ def test_a_fit_is_scikit_learns_for_any_number_of_classes(counts):
 
 def test_every_look_of_a_tile_takes_part_and_passes_once(tiny_backbone, source, tmp_path):
     training = dataclasses.replace(QUICK, augment=True)
-    _, result = finished(tune([source], "linear_probe", {"views": 3}, tiny_backbone(), training, out=tmp_path / "t"))
+    result = result_of(tune([source], "linear_probe", {"views": 3}, tiny_backbone(), training, out=tmp_path / "t"))
     learned = sum(result["tiles_per_class"].values()) - sum(result["validation_tiles_per_class"].values())
     assert result["computed_tiles"] == 3 * learned + sum(result["validation_tiles_per_class"].values())
+
+
+def test_options_that_play_no_part_are_named(tiny_backbone, source, tmp_path):
+    def warned(training, **options):
+        stream = tune([source], "linear_probe", options, tiny_backbone(), training, out=tmp_path / "t")
+        return [event.text for event in stream if isinstance(event, Note) and "played no part" in event.text]
+
+    odd = dataclasses.replace(QUICK, lr=1e-4, batch_size=8, epochs=1)
+    (said,) = warned(odd)
+    assert "lr, batch_size played" in said and "epochs" not in said
+    assert not warned(QUICK) and not warned(odd, solver="steps")
 
 
 def test_by_steps_where_that_is_asked(tiny_backbone, source, tmp_path):
     training = dataclasses.replace(QUICK, epochs=2, tiles_per_epoch=16)
     options = {"solver": "steps"}
-    _, result = finished(tune([source], "linear_probe", options, tiny_backbone(), training, out=tmp_path / "t"))
+    result = result_of(tune([source], "linear_probe", options, tiny_backbone(), training, out=tmp_path / "t"))
     assert len(result["epochs"]) == 2 and "learning_rate" in result["epochs"][0]
 
 
 def test_tuned_again_on_the_same_and_more_it_is_as_if_begun_with_all(tiny_backbone, source, tmp_path):
     backbone = tiny_backbone()
-    _, first = finished(tune([source], "linear_probe", {}, backbone, QUICK, out=tmp_path / "a"))
-    _, again = finished(gone_on(first, source, backbone, QUICK, tmp_path))
+    first = result_of(tune([source], "linear_probe", {}, backbone, QUICK, out=tmp_path / "a"))
+    again = result_of(gone_on(first, source, backbone, QUICK, tmp_path))
     one, other = Tuning.load(first["out"]), Tuning.load(again["out"])
     assert other.training["went_on_from"] == one.fingerprint
     assert all(np.allclose(one.trained[name], other.trained[name], atol=1e-5) for name in one.trained)
@@ -135,11 +138,11 @@ def test_tuned_again_on_the_same_and_more_it_is_as_if_begun_with_all(tiny_backbo
 
 def test_a_tuning_of_other_tiles_is_gone_on_from_by_steps(tiny_backbone, source, tmp_path):
     backbone = tiny_backbone()
-    _, first = finished(tune([source], "linear_probe", {}, backbone, QUICK, out=tmp_path / "a"))
+    first = result_of(tune([source], "linear_probe", {}, backbone, QUICK, out=tmp_path / "a"))
     for file in session_path(tmp_path / "a").glob("*"):
         file.unlink()  # as a colleague's tuning comes: without what it learned from
     slow = dataclasses.replace(QUICK, lr=1e-7, epochs=1)
-    _, again = finished(gone_on(first, source, backbone, slow, tmp_path))
+    again = result_of(gone_on(first, source, backbone, slow, tmp_path))
     assert "learning_rate" in again["epochs"][0]
     one, other = Tuning.load(first["out"]).trained, Tuning.load(again["out"]).trained
     assert all(np.allclose(one[name], other[name], atol=1e-4) for name in one), "it begins where the other ended"
@@ -150,7 +153,7 @@ def test_how_much_of_what_was_learned_is_here_again(tiny_backbone, source, tmp_p
     from pathotune.slides import open_slide
 
     backbone = tiny_backbone()
-    finished(tune([source], "linear_probe", {}, backbone, QUICK, out=tmp_path / "a"))
+    result_of(tune([source], "linear_probe", {}, backbone, QUICK, out=tmp_path / "a"))
     before = Session(session_path(tmp_path / "a")).sides()
     ((name, boxes),) = before.training.items()
     with open_slide(source.slide_path) as slide:

@@ -129,3 +129,15 @@ def test_the_probe_times_a_model_and_keeps_nothing(tiny_backbone):
     assert len(kept_prefixes("another", "float32", 1)) == 0
     probe = measure(tiny_backbone("convolutional"), "linear_probe", {}, TrainingConfig(precision="float32"))
     assert probe.lower > 0
+
+
+def test_a_probe_that_is_solved_costs_one_pass_of_every_look(source):
+    table, training = preflight([(source.regions, FACTS)], READING), TrainingConfig()
+    found = estimate(table, COSTS, load_config("linear_probe"), training, 64)
+    learned, judged = sum(table.training.values()), sum(table.validation.values())
+    once = COSTS.fixed + 24 * COSTS.read + (learned + judged) * (COSTS.lower + COSTS.judge)
+    assert found.seconds == (pytest.approx(once), pytest.approx(once))
+    longer = dataclasses.replace(training, epochs=30, sweep="short")
+    assert estimate(table, COSTS, load_config("linear_probe"), longer, 64).seconds == found.seconds
+    looks = estimate(table, COSTS, load_config("linear_probe", {"views": 3}), training, 64)
+    assert looks.seconds[1] - once == pytest.approx(2 * learned * COSTS.lower)

@@ -21,7 +21,8 @@ class LinearProbeConfig(MethodConfig):
     solver: Annotated[
         Literal["regression", "steps"],
         {
-            "tooltip": "regression: a logistic regression, under the penalty that suits the held-out tiles. steps: by "
+            "tooltip": "regression: a logistic regression; each epoch is one fit, under a weaker penalty than the "
+            "one before, and the held-out tiles choose. steps: by "
             "gradient descent as the other methods are trained, which learning rate and epochs are for."
         },
     ] = "regression"
