@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import io
 import os
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -18,7 +19,9 @@ from qtpy.QtCore import QPoint, QRect
 from qtpy.QtWidgets import QDockWidget, QScrollArea, QWidget
 
 from benchmarks.hand import Hand, run
+from napari_pathotune.sample_data import HEIGHT_PX0, SEED, WIDTH_PX0
 from napari_pathotune.widgets.overview import Overview
+from pathotune.slides.synthetic import CLASSES, SyntheticSlide
 
 PICTURES = Path(__file__).resolve().parent / "pictures"
 WINDOW_PX, TALL_PX = (1400, 900), (1400, 1600)
@@ -181,15 +184,82 @@ def take(guide: Guide, without_tuning: bool = False) -> None:
     hand.press(dock.areas.again)
     run(1.0)
     guide.part("guide-areas", dock.areas)
-    dock.tabs.setCurrentWidget(dock.tune)
-    hand.press(dock.tune.suggest.ask)
-    run(120.0, lambda: bool(dock.tune.suggest.places))
-    run(1.0)
-    guide.whole("guide-suggest")
+    correct(guide, hand)
+    doubt(guide, hand)
+    guide.resize(TALL_PX)
+    dock.tabs.setCurrentWidget(dock.predict)
+    hand.press(dock.predict.tuning.fold.head)
+    run(2.0)
+    guide.part("guide-library", dock.predict.tuning)
+    hand.press(dock.predict.tuning.fold.head)
+    guide.resize(WINDOW_PX)
     overview = guide.window.findChild(Overview)
     guide.raise_dock_of(overview)
     run(1.0)
     guide.whole("guide-overview")
+
+
+def correct(guide: Guide, hand: Hand) -> None:
+    """Suggested places, each given the class of its middle, tuned again, and what that changed."""
+    dock, panel = guide.dock, guide.dock.tune.suggest
+    dock.tabs.setCurrentWidget(dock.tune)
+    hand.press(panel.ask)
+    run(120.0, lambda: bool(panel.places))
+    run(1.0)
+    guide.whole("guide-suggest")
+    slide, names = SyntheticSlide(WIDTH_PX0, HEIGHT_PX0, seed=SEED), [tissue.name for tissue in CLASSES]
+    for place in list(panel.places):
+        tissue = int(slide.classes_at(place.x_px0, place.y_px0))
+        answer = panel.classes.buttons[names[tissue]] if tissue < len(names) else panel.pass_over
+        hand.press(answer)
+    hand.press(panel.tune_again)
+    run(LONGEST_S, lambda: dock.session.job.command == "predict" and dock.session.job.is_active)
+    run(1.0)
+    run(LONGEST_S, lambda: dock.runner.is_free)
+    guide.wait("the tuning with corrections and what follows")
+    dock.tabs.setCurrentWidget(dock.predict)
+    dock.session.look_at_all()
+    hand.press(dock.overlay.more.what_changed)
+    run(1.0)
+    guide.whole("guide-changed")
+    hand.press(dock.overlay.more.what_changed)
+
+
+def doubt(guide: Guide, hand: Hand) -> None:
+    """How uncertain the model is, with the tiles that are unlike all it learned from marked."""
+    overlay = guide.dock.overlay
+    for text in ("Uncertainty", "Classes"):
+        overlay.heat.setCurrentIndex(overlay.heat.findText(text))
+        overlay.heat.activated.emit(overlay.heat.currentIndex())
+        if text == "Uncertainty":
+            hand.press(overlay.more.mark)
+            run(2.0)
+            guide.whole("guide-doubts")
+            hand.press(overlay.more.mark)
+
+
+def break_off(out: Path) -> None:
+    """Draw on the sample and die in the middle of an outline, as a computer that fails does."""
+    guide = Guide(out, "dark", "")
+    guide.viewer.open_sample("pathotune", "generated_slide")
+    guide.dock.tabs.setCurrentWidget(guide.dock.tune)
+    run(1.0)
+    guide.dock.session.look_at_all()
+    run(0.5)
+    draw(guide)
+    run(2.0)
+    os._exit(1)
+
+
+def restore(out: Path, theme: str, prefix: str) -> None:
+    """The question of the next start."""
+    guide = Guide(out, theme, prefix)
+    guide.viewer.open_sample("pathotune", "generated_slide")
+    guide.dock.tabs.setCurrentWidget(guide.dock.tune)
+    guide.dock.session.look_at_all()
+    run(3.0)
+    guide.whole("guide-restore")
+    guide.viewer.close()
 
 
 def main() -> None:
@@ -199,7 +269,10 @@ def main() -> None:
     parser.add_argument("--theme", default="dark", help="napari's theme: dark or light")
     parser.add_argument("--prefix", default="", help="before each file's name")
     parser.add_argument("--without-tuning", action="store_true", help="only what needs no computing, in a minute")
+    parser.add_argument("--break-off", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.break_off:
+        break_off(options.out)
     options.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         # Nothing of the person's own: her results would show up as layers.
@@ -210,6 +283,11 @@ def main() -> None:
         take(guide, options.without_tuning)
         guide.viewer.close()
         run(0.5)
+        if not options.without_tuning:
+            for part in ("RESULTS", "CACHE"):  # another computer's, on which nothing was done yet
+                os.environ[f"PATHOTUNE_{part}"] = str(Path(folder) / f"after-{part.lower()}")
+            subprocess.run([sys.executable, __file__, "--break-off"], check=False)
+            restore(options.out, options.theme, options.prefix)
 
 
 if __name__ == "__main__":

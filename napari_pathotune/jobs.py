@@ -70,10 +70,10 @@ def job_after(job: JobState, event: events.Event) -> JobState:
         return replace(
             job,
             stage="running",
-            phase="epochs",
+            phase=f"{event.word}s",
             done=event.epoch,
             total=event.epochs,
-            unit="epochs",
+            unit=f"{event.word}s",
             rate=None,
             seconds_left=event.seconds_left,
             text=epoch_text(event),
@@ -85,4 +85,9 @@ def epoch_text(event: events.EpochEnd) -> str:
     """The end of the line on a finished epoch, short enough for the dock; the curves say the rest."""
     accuracy = event.metrics.get("balanced_accuracy")
     judged = f"loss {event.train_loss:.3f}" if accuracy is None else f"accuracy {accuracy:.2f}"
-    return f"{judged}, best epoch {event.best_epoch}"
+    return f"{judged}, best {event.word} {event.best_epoch}"
+
+
+def word_of(result: dict[str, Any]) -> str:
+    """What a person reads for an epoch of a tuning's result: "fit" where its head was solved."""
+    return "fit" if any("inverse_penalty" in epoch for epoch in result.get("epochs") or ()) else "epoch"

@@ -214,7 +214,7 @@ class CohortPanel(QWidget):
     def _on_event(self, event: Any) -> None:
         if self.session.tunes_on_cohort and isinstance(event, events.EpochEnd):
             accuracy = event.metrics.get("balanced_accuracy")
-            self.curves.take(event.epoch, event.epochs, event.train_loss, accuracy, event.best_epoch)
+            self.curves.take(event.epoch, event.epochs, event.train_loss, accuracy, event.best_epoch, event.word)
 
     def _on_stage_changed(self, job: JobState) -> None:
         if self.session.tunes_on_cohort and job.stage in ("done", "cancelled", "failed"):

@@ -13,7 +13,7 @@ from napari_pathotune.tile_pictures import read_tile
 
 POLL_MS = 60
 GAP_PX = 8
-CAPTION_PX = 33  # a line of text below each picture, with the list's own margins
+LINE_PX, MARGIN_PX = 16, 17  # of text below each picture, and the list's own margins
 
 
 class PictureList(QListWidget):
@@ -22,9 +22,10 @@ class PictureList(QListWidget):
     Parameters
     ----------
     tile_px : side of a picture on the screen.
+    lines : of text below each picture.
     """
 
-    def __init__(self, tile_px: int) -> None:
+    def __init__(self, tile_px: int, lines: int = 1) -> None:
         super().__init__()
         self.tile_px = tile_px
         self.setViewMode(QListView.ViewMode.IconMode)
@@ -32,11 +33,12 @@ class PictureList(QListWidget):
         self.setIconSize(QSize(tile_px, tile_px))
         self.setResizeMode(QListView.ResizeMode.Adjust)
         self.setMovement(QListView.Movement.Static)
+        caption_px = MARGIN_PX + lines * LINE_PX
         # Captions end with … rather than part the pictures.
-        self.setGridSize(QSize(tile_px + GAP_PX, tile_px + CAPTION_PX - 3))
+        self.setGridSize(QSize(tile_px + GAP_PX, tile_px + caption_px - 3))
         self.setTextElideMode(Qt.TextElideMode.ElideRight)
         self.setWordWrap(False)
-        self.setFixedHeight(2 * (tile_px + CAPTION_PX))
+        self.setFixedHeight(2 * (tile_px + caption_px))
         self._pool: ThreadPoolExecutor | None = None
         self._waiting: list[tuple[QListWidgetItem, Future[Any]]] = []
         self._polls = False

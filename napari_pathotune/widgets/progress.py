@@ -6,7 +6,7 @@ from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QProgressBar, QSizePolicy, QVBoxLayout, QWidget
 
 from napari_pathotune import compat
-from napari_pathotune.jobs import SAVING
+from napari_pathotune.jobs import SAVING, word_of
 from napari_pathotune.session import JobState, Session
 from napari_pathotune.widgets.parts import SteadyLine, button, named, text_label, thousands
 from napari_pathotune.workers import JobRunner
@@ -151,8 +151,9 @@ def cancelled_text(job: JobState) -> str:
         return "Cancelled before the first epoch was done, so there is nothing to keep."
     if not best:
         return "Cancelled; no epoch was better than the tuning it went on from, which is kept as it was."
-    many = f"Cancelled after epoch {epochs}" if epochs else "Cancelled"
-    return f"{many}; the best was epoch {best} and is kept. Ready to predict."
+    word = word_of(job.result)
+    many = f"Cancelled after {word} {epochs}" if epochs else "Cancelled"
+    return f"{many}; the best was {word} {best} and is kept. Ready to predict."
 
 
 def done_text(job: JobState) -> str:

@@ -452,7 +452,7 @@ class TunePanel(QWidget):
     def _on_event(self, event: Any) -> None:
         if self._is_mine(self.session.job) and isinstance(event, events.EpochEnd):
             accuracy = event.metrics.get("balanced_accuracy")
-            self.curves.take(event.epoch, event.epochs, event.train_loss, accuracy, event.best_epoch)
+            self.curves.take(event.epoch, event.epochs, event.train_loss, accuracy, event.best_epoch, event.word)
 
     def _is_mine(self, job: JobState) -> bool:
         """Whether a job tunes on regions."""

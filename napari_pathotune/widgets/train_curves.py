@@ -22,6 +22,7 @@ class Curves(QWidget):
         super().__init__()
         self.epochs = 0
         self.best_epoch = 0
+        self.word = "epoch"
         self.loss: list[tuple[int, float]] = []
         self.accuracy: list[tuple[int, float]] = []
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
@@ -43,9 +44,11 @@ class Curves(QWidget):
         self._say()
         self.update()
 
-    def take(self, epoch: int, epochs: int, loss: float, accuracy: float | None, best_epoch: int) -> None:
-        """Add one epoch; a number that is not finite is left out."""
-        self.epochs, self.best_epoch = max(epochs, epoch), best_epoch
+    def take(
+        self, epoch: int, epochs: int, loss: float, accuracy: float | None, best_epoch: int, word: str = "epoch"
+    ) -> None:
+        """Add one epoch, or what stands for one ("fit"); a number that is not finite is left out."""
+        self.epochs, self.best_epoch, self.word = max(epochs, epoch), best_epoch, word
         if abs(loss) != float("inf") and loss == loss:
             self.loss.append((epoch, loss))
         if accuracy is not None and accuracy == accuracy:
@@ -57,9 +60,9 @@ class Curves(QWidget):
         """What the picture shows, for those who hear it read out."""
         parts = []
         if self.loss:
-            parts.append(f"loss {self.loss[-1][1]:.3f} at epoch {self.loss[-1][0]}")
+            parts.append(f"loss {self.loss[-1][1]:.3f} at {self.word} {self.loss[-1][0]}")
         if self.accuracy:
-            parts.append(f"balanced accuracy {self.accuracy[-1][1]:.2f}, best epoch {self.best_epoch}")
+            parts.append(f"balanced accuracy {self.accuracy[-1][1]:.2f}, best {self.word} {self.best_epoch}")
         self.setAccessibleDescription(", ".join(parts) or "No epoch has ended yet.")
 
     def paintEvent(self, event: Any) -> None:
@@ -98,7 +101,7 @@ class Curves(QWidget):
         right = int(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
         painter.drawText(QRectF(self.width() - 162, 0, 160, TOP - 2), right, "balanced accuracy (held out)")
         painter.setPen(ink)
-        text = f"epoch {self.loss[-1][0]} of {self.epochs}" if self.loss else "no epoch has ended yet"
+        text = f"{self.word} {self.loss[-1][0]} of {self.epochs}" if self.loss else "no epoch has ended yet"
         if self.best_epoch:
             text += f" · best {self.best_epoch}"
         below = QRectF(box.left(), box.bottom() + 2, box.width(), BOTTOM - 2)

@@ -19,6 +19,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from napari_pathotune.jobs import word_of
 from napari_pathotune.tile_pictures import TILE_PX
 from napari_pathotune.widgets.calibration import CalibrationCurve
 from napari_pathotune.widgets.parts import heading, named, short, text_label
@@ -44,7 +45,7 @@ class ResultPanel(QWidget):
         self.calibration_title = heading("Does it know when it is right?")
         self.calibration = CalibrationCurve()
         self.wrong_title = QLabel()
-        self.wrong = PictureList(TILE_PX)
+        self.wrong = PictureList(TILE_PX, lines=2)
         named(self.wrong, "Most wrong tiles", "The surest mistakes on held-out regions. Click one to go there.")
         # Counts of two digits have room in many narrow columns only without the theme's padding.
         self.confusion.setStyleSheet("QTableView::item { padding: 0px; }")
@@ -158,7 +159,7 @@ class ResultPanel(QWidget):
         self.wrong.empty()
         for one in wrong:
             item = self.wrong.add_tile(
-                f"{short(one['true'], 7)} → {short(one['predicted'], 7)}",
+                f"{short(one['true'], 14)}\n→ {short(one['predicted'], 12)}",
                 one.get("slide") or "",
                 tuple(one.get("box_px0") or ()),
             )
@@ -190,7 +191,8 @@ def headline(result: dict[str, Any]) -> str:
     cancelled = ""
     if result.get("status") == "cancelled":
         epochs, best = len(result.get("epochs") or ()), result.get("best_epoch")
-        cancelled = f"Cancelled after epoch {epochs}; the best was epoch {best}. " if best else "Cancelled. "
+        word = word_of(result)
+        cancelled = f"Cancelled after {word} {epochs}; the best was {word} {best}. " if best else "Cancelled. "
     interval = (scores.get("ci95") or {}).get("balanced_accuracy")
     between = f" (95 % between {interval[0]:.2f} and {interval[1]:.2f})" if interval and None not in interval else ""
     parts = [f"{cancelled}<b>Balanced accuracy {accuracy:.2f}</b>{between} on regions that were held out."]

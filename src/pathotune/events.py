@@ -40,7 +40,8 @@ class Step(Event):
 class EpochEnd(Event):
     """One finished epoch of a tuning; `metrics` are those of the validation regions.
 
-    `rate` is training tiles per second, `seconds_left` of all epochs that may still come; None while unknown.
+    `rate` is training tiles per second, `seconds_left` of all epochs that may still come; None while unknown. `word` is
+    what a person reads for it: a head that is solved has fits under several penalties, no epochs.
     """
 
     epoch: int
@@ -51,6 +52,7 @@ class EpochEnd(Event):
     learning_rate: float = 0.0
     rate: float | None = None
     seconds_left: float | None = None
+    word: str = "epoch"
 
 
 @dataclass(frozen=True)

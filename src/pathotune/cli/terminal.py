@@ -108,7 +108,7 @@ def _draw(event: events.Event, progress: Progress, console: Any, bars: dict[str,
         progress.update(bars[event.phase], completed=event.done, total=event.total, facts=facts)
     elif isinstance(event, events.EpochEnd):
         scores = ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in event.metrics.items())
-        epoch = f"epoch {event.epoch}/{event.epochs} · training loss {event.train_loss:.4f}"
+        epoch = f"{event.word} {event.epoch}/{event.epochs} · training loss {event.train_loss:.4f}"
         console.print(f"{epoch} · held out: {scores}" if scores else epoch, highlight=False)
     elif isinstance(event, events.Note):
         console.print(event.text, style="yellow" if event.level == "warning" else "", highlight=False)

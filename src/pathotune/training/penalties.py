@@ -72,6 +72,7 @@ def solve(run: Run) -> Iterator[Event]:
             run.best_epoch,
             rate=len(labels) / max(spent, 1e-6),
             seconds_left=(count - number) * spent,
+            word="fit",
         )
     yield Note(f"The head is a logistic regression; of {count} penalties number {run.best_epoch} is kept.")
 
