@@ -5,14 +5,14 @@
     xvfb-run -a -s "-screen 0 1400x900x24" python benchmarks/annotation_session.py --data DIR --pictures DIR
     xvfb-run -a -s "-screen 0 1400x900x24" python benchmarks/annotation_session.py --data DIR --scene her2st
 
-A generated slide of four classes, another for every seed: three regions per class are drawn with the lasso, Tune is
-pressed, and what follows is waited for. Then come rounds in which the suggested places are decided with the panel's
-buttons (by the known truth; a place that is of no class for the most part is skipped) and "Tune again" is pressed. Per
-round it prints the labelled tiles, the seconds from the press to the predicted view, and the balanced accuracy over all
-predicted tiles of the slide. `--random` decides as many places drawn by chance. `--data` does the same on real tissue
-in place of the generated slides: on the camelyon16 mosaic, tumour against normal by its mask, or on section C2 of
-her2st, cancer against immune by its spots (a place is the nearest spot's within `SPOT_REACH_UM`), where the balanced
-accuracy is that of the tuning on the spots of section C3.
+A generated slide of four classes, another for every seed: three small rounds per class are drawn with the lasso (with
+`--large` most of a patch each), Tune is pressed, and what follows is waited for. Then come rounds in which the
+suggested places are decided with the panel's buttons (by the known truth; a place that is of no class for the most part
+is skipped) and "Tune again" is pressed. Per round it prints the labelled tiles, the seconds from the press to the
+predicted view, and the balanced accuracy over all predicted tiles of the slide. `--random` decides as many places drawn
+by chance. `--data` does the same on real tissue in place of the generated slides: on the camelyon16 mosaic, tumour
+against normal by its mask, or on section C2 of her2st, cancer against immune by its spots (a place is the nearest
+spot's within `SPOT_REACH_UM`), where the balanced accuracy is that of the tuning on the spots of section C3.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ MPP = 0.5
 TILE_POINTS = 7
 LONGEST_S = 1800.0
 SPOT_REACH_UM = 120.0
+ROUND_UM = 180.0
 Box = tuple[float, float, float, float]
 Outline = list[tuple[float, float]]
 
@@ -71,8 +72,8 @@ class Scene:
         return labels
 
 
-def generated(folder: Path, seed: int, size: tuple[int, int], per_class: int) -> Scene:
-    """A generated slide of four classes."""
+def generated(folder: Path, seed: int, size: tuple[int, int], per_class: int, large: bool = False) -> Scene:
+    """A generated slide of four classes; the outlines are small rounds, or `large` ones of most of a patch."""
     from pathotune.slides.synthetic import CLASSES as TISSUES
     from pathotune.slides.synthetic import SyntheticSlide
 
@@ -81,13 +82,39 @@ def generated(folder: Path, seed: int, size: tuple[int, int], per_class: int) ->
     for tissue, known in enumerate(TISSUES):
         if known.name in CLASSES:
             index_of[tissue] = CLASSES.index(known.name)
+    path = slide.write(folder / f"generated-{seed}.tiff")
+
+    def class_at(x: Any, y: Any) -> np.ndarray:
+        return np.asarray(index_of[slide.classes_at(x, y)])
+
+    if not large:
+        return Scene(path, CLASSES, class_at, small_rounds(class_at, size, per_class, seed))
     outlines: dict[str, list[Outline]] = {name: [] for name in CLASSES}
     for feature in slide.regions("drawn", per_class=per_class)["features"]:
         name = feature["properties"]["classification"]["name"]
         if name in outlines:
             outlines[name].append([(x, y) for x, y in feature["geometry"]["coordinates"][0][:-1:2]])
-    path = slide.write(folder / f"generated-{seed}.tiff")
-    return Scene(path, CLASSES, lambda x, y: index_of[slide.classes_at(x, y)], outlines)
+    return Scene(path, CLASSES, class_at, outlines)
+
+
+def small_rounds(
+    class_at: Callable[[Any, Any], Any], size: tuple[int, int], count: int, seed: int
+) -> dict[str, list[Outline]]:
+    """Rounds anywhere in what is one class and nothing else, apart from each other."""
+    random, angles = np.random.default_rng(seed), np.linspace(0, 2 * np.pi, 20, endpoint=False)
+    inside = ROUND_UM / 2 / MPP * np.asarray([(r * np.cos(a), r * np.sin(a)) for r in (0, 0.5, 1) for a in angles])
+    found: list[tuple[float, float, int]] = []
+    for x, y in random.uniform(0, size, (20_000, 2)).tolist():
+        seen = np.unique(class_at(x + inside[:, 0], y + inside[:, 1]))
+        index = int(seen[0])
+        apart = all(np.hypot(x - u, y - v) > 1.5 * ROUND_UM / MPP for u, v, _ in found)
+        if len(seen) == 1 and index >= 0 and apart and sum(one == index for _, _, one in found) < count:
+            found.append((x, y, index))
+    rounds = ROUND_UM / 2 / MPP * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    return {
+        name: [[(x + u, y + v) for u, v in rounds.tolist()] for x, y, one in found if one == index]
+        for index, name in enumerate(CLASSES)
+    }
 
 
 def camelyon16(data: Path, per_class: int) -> Scene:
@@ -327,6 +354,9 @@ def main() -> None:
     parser.add_argument("--places", type=int, default=12, help="suggested in each round")
     parser.add_argument("--per-class", type=int, default=3, help="regions drawn at first")
     parser.add_argument("--size", type=int, nargs=2, default=(5376, 4032), metavar=("WIDTH", "HEIGHT"))
+    parser.add_argument(
+        "--large", action="store_true", help="first regions of most of a patch in place of small rounds"
+    )
     parser.add_argument("--random", action="store_true", help="places drawn by chance in place of suggested ones")
     parser.add_argument("--data", type=Path, help="folder with wsi/, annotations/ and st/: real tissue")
     parser.add_argument("--scene", choices=("camelyon16", "her2st"), default="camelyon16", help="which of --data")
@@ -347,7 +377,7 @@ def main() -> None:
             elif wanted.data is not None:
                 scene = camelyon16(wanted.data, wanted.per_class)
             else:
-                scene = generated(Path(name), seed, tuple(wanted.size), wanted.per_class)
+                scene = generated(Path(name), seed, tuple(wanted.size), wanted.per_class, wanted.large)
             found.append(session(scene, seed, wanted))
     for number, rows in enumerate(zip(*found, strict=True)):
         tiles, seconds, accuracy = (statistics.median(column) for column in zip(*rows, strict=True))

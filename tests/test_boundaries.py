@@ -110,6 +110,7 @@ def test_listing_costs_no_models_no_readers_and_no_viewer(what: str) -> None:
     assert not loaded & (VIEWER - {"napari_pathotune"})
 
 
+@pytest.mark.slow
 def test_the_plugin_adds_no_models_and_no_readers_to_napari() -> None:
     """The plugin with all its widgets, and a form of every method's options: only what napari itself brings."""
     for needed in ("napari", "magicgui", "qtpy"):

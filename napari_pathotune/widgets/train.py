@@ -272,6 +272,8 @@ class TunePanel(QWidget):
         self.preflight_fold.head.setText("What each region gives" + (f" ({unused} give nothing)" if unused else ""))
         self._say_cost()
         self._say_missing()
+        if self.isVisible() and self.session.slide is not None and not self.missing():
+            self.runner.warm()  # what can be tuned is tuned soon
 
     def _say_cost(self) -> None:
         table, reading = self.preflight, self.setup.reading

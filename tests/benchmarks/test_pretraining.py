@@ -157,6 +157,7 @@ def test_learning_rate_rises_stays_and_falls() -> None:
     assert learning_rate(recipe, 99) < 0.1
 
 
+@pytest.mark.slow
 def test_a_resumed_run_ends_where_an_unbroken_one_does(sources: list[Source], tmp_path: Path) -> None:
     (tmp_path / "one").mkdir()
     (tmp_path / "two").mkdir()

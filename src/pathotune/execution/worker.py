@@ -25,6 +25,13 @@ HEARTBEAT_S = 1.0
 NICENESS = 15
 """How far the worker stands back on Unix: far enough that a window drawn by the processor hardly waits for it
 (benchmarks/viewer_block.py), and no further, as another program at work would leave the prediction next to nothing."""
+WARMED = (
+    "pathotune.inference.predict",
+    "pathotune.inference.attention",
+    "pathotune.backbones.tile.timm_build",
+    "pathotune.training.loop",
+)
+"""What is imported at the start, the most likely first."""
 
 
 class Worker:
@@ -150,7 +157,7 @@ class Worker:
 def _warm_up() -> None:
     """Thread: import what every job needs while the person still looks at the slide."""
     with contextlib.suppress(ImportError):
-        for module in ("pathotune.inference.predict", "pathotune.inference.attention"):
+        for module in WARMED:
             importlib.import_module(module)
 
 

@@ -171,6 +171,7 @@ def test_every_aggregator_goes_from_cohort_to_store(aggregator, cohort, slide, t
     assert len(store.sources) == (1 if aggregator == "transmil" else 3)
 
 
+@pytest.mark.slow
 def test_folds_say_of_every_slide_what_those_say_that_never_saw_it(cohort, tmp_path):
     result = tuned(cohort, tmp_path / "folded", epochs=3, folds=4)
     with open(result["folds_csv"], newline="") as file:

@@ -121,6 +121,7 @@ def test_test_patients_change_nothing(cohort, tmp_path):
     assert all(np.array_equal(value, second.tensors[name]) for name, value in first.tensors.items())
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_file_and_another_another(cohort, tmp_path):
     files = [
         Tuning.load(tuned(cohort, tmp_path / f"{number}.safetensors", replace(QUICK, seed=seed))["out"])

@@ -88,6 +88,7 @@ def test_cancel_of_a_stubborn_job_kills_within_a_second(client: WorkerClient, un
     assert isinstance(again[-1], Finished) and again[-1].result["pid"] != process.pid
 
 
+@pytest.mark.slow
 def test_a_paused_job_stands_still_and_goes_on_where_it_was(client: WorkerClient, until: Until) -> None:
     client.submit(job_of("steady"))
     until(client, lambda event: isinstance(event, Step))

@@ -99,6 +99,7 @@ def install(folder: Path, to: Path, home: Path) -> subprocess.CompletedProcess[s
     return subprocess.run([*script, "--to", str(to)], capture_output=True, text=True, env=environment, check=False)
 
 
+@pytest.mark.slow
 def test_there_and_back(made: Path, tmp_path: Path) -> None:
     to = tmp_path / "installed"
     answer = install(made, to, tmp_path)
@@ -109,6 +110,7 @@ def test_there_and_back(made: Path, tmp_path: Path) -> None:
     assert again.returncode == 1 and "is there already" in again.stderr and "Traceback" not in again.stderr
 
 
+@pytest.mark.slow
 def test_a_backbone_comes_along(made: Path, tmp_path: Path) -> None:
     bundle = made / "backbones" / "x.pathotune-backbone.zip"
     bundle.write_bytes(b"weights")

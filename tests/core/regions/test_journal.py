@@ -210,6 +210,7 @@ while True:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="kill -9 is a thing of Unix; Windows ends processes the same way")
 def test_kill_9_while_drawing_loses_nothing_but_the_last_moment(tmp_path: Path) -> None:
     process = subprocess.Popen(

@@ -33,6 +33,7 @@ def test_the_same_seed_gives_the_same_nests_and_another_others():
     assert place_nests(3, AREA, SIDE, SIDE, MPP, 4) != place_nests(3, AREA, SIDE, SIDE, MPP, 5)
 
 
+@pytest.mark.slow
 def test_what_is_drawn_is_what_the_truth_says():
     look = {"margin": 0, "pen": False, "classes": ("Stroma",), "wallpaper_um": 64.0}
     nests = place_nests(2, 25_000.0, 900, 900, MPP, 1)

@@ -111,6 +111,7 @@ def structure_of(images):
     return np.stack([*sizes, *agreement], axis=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pair", LOOK_ALIKES)
 def test_look_alikes_share_their_colours_and_not_their_structure(pair):
     from sklearn.linear_model import LogisticRegression
@@ -166,6 +167,7 @@ def test_the_whole_truth_covers_the_tissue(slide):
         slide.regions("some")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mpp", "downsamples", "form"),
     [(0.25, None, "generic"), (0.73, (3.17, 9.6), "generic"), (0.5, (1, 4), "aperio"), (0.5021, (2,), "generic")],
@@ -206,6 +208,7 @@ def test_large_levels_wait_on_disk(tmp_path, monkeypatch):
     assert drawn.write(tmp_path / "b.tiff", downsamples=(2, 4)).read_bytes() == small
 
 
+@pytest.mark.slow
 def test_a_gigapixel_slide_costs_nothing_until_looked_at():
     slide = SyntheticSlide(200_000, 150_000, 0.25, seed=1, wallpaper_um=64)
     part = slide.render(100_000, 75_000, 300, 300)
@@ -213,6 +216,7 @@ def test_a_gigapixel_slide_costs_nothing_until_looked_at():
     assert part.std() > 5
 
 
+@pytest.mark.slow
 def test_the_sample_is_a_slide_and_its_regions(tmp_path):
     path, regions = write_sample(tmp_path, 2, width_px0=1500, height_px0=1200, mpp=1.0)
     with open_slide(path) as slide:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from pathotune.slides import open_slide
 from pathotune.slides.synthetic import SyntheticSlide
@@ -15,6 +16,7 @@ def drawn(stain):
     return slide.render(0, 0, 600, 600).reshape(6, 100, 600, 3)
 
 
+@pytest.mark.slow
 def test_two_stains_come_closer():
     first, second = drawn("standard"), drawn("purple")
     before = np.abs(first.mean(axis=(0, 1, 2)) - second.mean(axis=(0, 1, 2))).max()

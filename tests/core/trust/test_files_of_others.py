@@ -43,6 +43,7 @@ def calls() -> list[tuple[str, str, ast.Call]]:
     return found
 
 
+@pytest.mark.slow
 def test_nothing_unpickles_or_runs_a_file() -> None:
     for name, what, call in calls():
         assert ALLOWED.get(name) == what, f"{name} calls {what}"
