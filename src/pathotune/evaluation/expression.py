@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pathotune.device import pick_device
 from pathotune.errors import FeaturesMismatch
 from pathotune.events import Event, Finished, Note
-from pathotune.methods import check_backbone
+from pathotune.methods import check_backbone, load_config
 from pathotune.training.gene_scores import gene_report
 from pathotune.training.paired import Paired, gather
 from pathotune.training.partners import partner_like
@@ -67,6 +67,7 @@ def evaluate(
         source.load,
         cache,
         images=changed,
+        kept_tiles=load_config(tuning.method, tuning.config).kept_tiles if changed else 0,  # type: ignore[attr-defined]
         needs_expression=tuning.genes is not None,
     )
     for note in paired.notes:
@@ -133,13 +134,17 @@ def samples_of(tuning: Tuning, paired: Paired, rows: NDArray[np.int64], source: 
     from pathotune.methods.transcriptomics.method import tuned_backbone
     from pathotune.training.paired import pooled
 
+    pool = paired.pool
+    pictures = paired.images if pool is None else pool.images
+    if pictures is not None:
+        network = tuned_backbone(tuning, source.load())
+        drawn = [rows] if pool is None else [pool.rows(int(row)) for row in rows]
+        order = np.concatenate(drawn)
+        parts = [pooled(network, pictures[order[start : start + BATCH]]) for start in range(0, len(order), BATCH)]
+        found = torch.from_numpy(np.concatenate(parts)).to(device)
+        return found if pool is None else list(found.split([len(part) for part in drawn]))
     if paired.bags is not None:
         return [torch.from_numpy(paired.bags[row].load()).to(device) for row in rows]
-    if paired.images is not None:
-        network = tuned_backbone(tuning, source.load())
-        pictures = paired.images[rows]
-        parts = [pooled(network, pictures[start : start + BATCH]) for start in range(0, len(rows), BATCH)]
-        return torch.from_numpy(np.concatenate(parts)).to(device)
     features = paired.features if paired.features is not None else np.zeros((0, 0), np.float32)
     return torch.from_numpy(features[rows]).to(device)
 

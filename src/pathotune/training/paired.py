@@ -17,12 +17,14 @@ from pathotune.events import Event, Note, Step
 from pathotune.features.featureset import FeatureHeader, FeatureSet, header
 from pathotune.features.folder import feature_path, find_features, slide_stem
 from pathotune.features.matching import check_features
+from pathotune.training.tilepool import pool_of
 
 if TYPE_CHECKING:
     from pathotune.backbones.card import BackboneCard
     from pathotune.backbones.surface import Backbone
     from pathotune.datasets.cohort import Cohort, CohortInputs
     from pathotune.tiles.tileset import Reading
+    from pathotune.training.tilepool import TilePool
 
 SPOTS = ("spots", "visium")
 GROUPS = ("cohort", "project", "site")
@@ -68,6 +70,7 @@ class Paired:
     features : (n, D) float32 of spots, or None.
     bags : of patients, or None.
     images : (n, h, w, 3) uint8 of spots where the encoder is trained, or None.
+    pool : pictures of some tiles of each patient where the encoder is trained, or None.
     expression : rows are the samples; None where there is none.
     cohort_row : of each sample, the row of the cohort it comes from (a patient's first).
     about : what the features say of themselves.
@@ -86,6 +89,7 @@ class Paired:
     features: NDArray[np.float32] | None = None
     bags: tuple[Bag, ...] | None = None
     images: NDArray[np.uint8] | None = None
+    pool: TilePool | None = None
     expression: Expression | None = None
     notes: tuple[str, ...] = field(default=())
     fingerprints: tuple[str, ...] = field(default=())
@@ -111,6 +115,7 @@ def gather(
     cache: Path,
     *,
     images: bool = False,
+    kept_tiles: int = 64,
     needs_expression: bool = True,
 ) -> Generator[Event, None, Paired]:
     """Bring images and expression together.
@@ -121,7 +126,8 @@ def gather(
     card, reading : the backbone and how its tiles are read.
     load : gives the loaded backbone, where features have to be computed.
     cache : folder in which features of spots are kept that were computed here.
-    images : keep the spots' tiles themselves too.
+    images : keep the spots' tiles themselves too, or some tiles of each patient.
+    kept_tiles : so many of each patient.
     needs_expression : whether it is an error where there is none.
 
     Raises
@@ -130,9 +136,12 @@ def gather(
     """
     if is_of_spots(inputs.cohort):
         return (yield from _spots(inputs, card, reading, load, cache, images))
-    if images:
-        raise UsageError("The encoder itself is tuned on spots; with whole patients use mode=features.")
-    return (yield from _patients(inputs, card, reading, needs_expression))
+    found, bags, rows = yield from _patients(inputs, card, reading, needs_expression)
+    if not images:
+        return found
+    cohort, mpp = inputs.cohort, inputs.slide_mpp
+    pool = yield from pool_of(cohort, found.names, bags, rows, reading, kept_tiles, cache, mpp)
+    return replace(found, pool=pool)
 
 
 # -- spots ------------------------------------------------------------------------------------------------------------
@@ -203,6 +212,7 @@ def _section(
         kept.features[match.tiles],
         None,
         None if pictures is None else pictures[match.spots],
+        None,
         chosen.expression,
         tuple(f"{section}: {note}" for note in notes),
         (about.slide_fingerprint,),
@@ -315,6 +325,7 @@ def _joined(parts: Sequence[Paired]) -> Paired:
         np.concatenate([part.features for part in parts]),
         None,
         np.concatenate(images) if images else None,
+        None,
         joined,
         (*(note for part in parts for note in part.notes), *note),
         tuple(name for part in parts for name in part.fingerprints),
@@ -345,14 +356,15 @@ def join_expression(parts: Sequence[Expression]) -> tuple[Expression, tuple[str,
 
 def _patients(
     inputs: CohortInputs, card: BackboneCard, reading: Reading, needs_expression: bool
-) -> Generator[Event, None, Paired]:
+) -> Generator[Event, None, tuple[Paired, dict[str, list[tuple[Path, int]]], dict[str, list[int]]]]:
+    """Patients, the feature files of each, and the row of the cohort of each file."""
     cohort = inputs.cohort
     if inputs.features is None:
         raise UsageError(
             "Patients are learned from tile features: give --features DIR (made with: pathotune features). "
             "For spots give the cohort table a column spots."
         )
-    bags, abouts, missing = _bags(inputs, card, reading)
+    bags, rows_of, abouts, missing = _bags(inputs, card, reading)
     if missing:
         yield Note(f"{len(missing)} of {len(cohort)} slides have no features: {_some(missing)}.", "warning")
     if not abouts:
@@ -382,7 +394,7 @@ def _patients(
         raise UsageError("Give --expression TABLE: it is what the images are tuned with.")
     first = {name: rows_[0] for name, rows_ in cohort.by_patient().items()}
     group = next((cohort.clinical[name] for name in GROUPS if name in cohort.clinical), None)
-    return Paired(
+    paired = Paired(
         "patient",
         tuple(patients),
         tuple("all" if group is None else group[first[name]] or "all" for name in patients),
@@ -395,15 +407,17 @@ def _patients(
         notes=tuple(notes),
         fingerprints=tuple(about.slide_fingerprint for about in abouts),
     )
+    return paired, bags, rows_of
 
 
 def _bags(
     inputs: CohortInputs, card: BackboneCard, reading: Reading
-) -> tuple[dict[str, list[tuple[Path, int]]], list[FeatureHeader], list[str]]:
-    """The feature files of each patient, what they say of themselves, and slides without."""
+) -> tuple[dict[str, list[tuple[Path, int]]], dict[str, list[int]], list[FeatureHeader], list[str]]:
+    """Each patient's feature files and their rows of the cohort, what they say of themselves, and slides without."""
     bags: dict[str, list[tuple[Path, int]]] = {}
+    rows: dict[str, list[int]] = {}
     abouts, missing = [], []
-    for slide, patient in zip(inputs.cohort.slides, inputs.cohort.patients, strict=True):
+    for row, (slide, patient) in enumerate(zip(inputs.cohort.slides, inputs.cohort.patients, strict=True)):
         try:
             path = find_features(inputs.features or "", slide)
         except FileMissing:
@@ -416,7 +430,8 @@ def _bags(
         abouts.append(about)
         if about.count:
             bags.setdefault(patient, []).append((path, about.count))
-    return bags, abouts, missing
+            rows.setdefault(patient, []).append(row)
+    return bags, rows, abouts, missing
 
 
 def rows_of_patients(cohort: Cohort, expression: Expression) -> dict[str, int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pathotune.backbones.tile.enhanced import low_rank_weights
 from pathotune.errors import TuningMismatch
 from pathotune.losses.contrastive import recall_at
+from pathotune.methods.transcriptomics.encoder import TunedEncoder
 from pathotune.methods.transcriptomics.layers import squared_error
 from pathotune.methods.transcriptomics.method import Transcriptomics
 from pathotune.training.gene_scores import correlations
@@ -26,7 +25,8 @@ if TYPE_CHECKING:
     from pathotune.training.transcriptomics import Source
 
 FEWEST_OF_A_GROUP = 16
-PASS = 64  # tiles that pass the backbone at a time where no gradient is wanted
+PASS = 64  # samples that are asked at a time where no gradient is wanted
+PROBE = 8  # tiles that the number format is chosen by
 ENCODER = "encoder."
 
 
@@ -67,7 +67,7 @@ class PairedTrainee:
             pools = paired.bags is not None
             self.model = Transcriptomics(config, width, genes, 0 if partner is None else partner.values.shape[1], pools)
             self.model.to(self.device)
-            self.encoder = _tuned_encoder(config, source) if config.mode == "encoder" else None
+            self.encoder = self._tuned() if config.mode == "encoder" else None
         self._begin()
 
     # -- what fit asks --------------------------------------------------------------------------------------------
@@ -76,7 +76,7 @@ class PairedTrainee:
         """The model's, and those in the backbone where it is tuned too."""
         found = dict(self.model.trained())
         if self.encoder is not None:
-            found |= {ENCODER + name: value for name, value in self.encoder[1].items()}
+            found |= {ENCODER + name: value for name, value in self.encoder.parameters.items()}
         return found
 
     def rate_share(self, name: str) -> float:
@@ -131,7 +131,9 @@ class PairedTrainee:
         """The model's tensors, and the backbone's that were tuned."""
         found = self.model.trainable_state()
         if self.encoder is not None:
-            found |= {ENCODER + name: value.detach().cpu().numpy().copy() for name, value in self.encoder[1].items()}
+            found |= {
+                ENCODER + name: value.detach().cpu().numpy().copy() for name, value in self.encoder.parameters.items()
+            }
         return found
 
     def load_state(self, state: dict[str, NDArray[np.float32]]) -> None:
@@ -139,7 +141,7 @@ class PairedTrainee:
         self.model.load_trainable_state({k: v for k, v in state.items() if not k.startswith(ENCODER)})
         if self.encoder is not None:
             with torch.no_grad():
-                for name, value in self.encoder[1].items():
+                for name, value in self.encoder.parameters.items():
                     value.copy_(torch.as_tensor(state[ENCODER + name]))
 
     # -- what the trainer asks ------------------------------------------------------------------------------------
@@ -151,6 +153,8 @@ class PairedTrainee:
     def finish(self) -> None:
         """The head to genes of a contrast: fitted on the finished features."""
         self.model.eval()
+        if self.encoder is not None:
+            self.encoder.exactly()
         if not self.config.predicts:
             self._fit_head()
 
@@ -215,16 +219,13 @@ class PairedTrainee:
 
     def _samples(self, rows: NDArray[np.int64], learn: bool = False) -> Any:
         """What the model takes: (b, D) features of spots, or a list of bags."""
+        if self.encoder is not None:
+            return self._encoded(self.encoder, rows, learn)
         if self.paired.bags is not None:
             most = self.config.tiles_per_patient if learn else 0
             drawn = self.random if learn else None
             return [torch.from_numpy(self._bag(int(row), most, drawn)).to(self.device) for row in rows]
-        if self.encoder is None or self.paired.images is None:
-            return self._plain(rows)
-        if learn:
-            return self._encoded(rows, turned=True)
-        parts = [self._encoded(rows[start : start + PASS]) for start in range(0, len(rows), PASS)]
-        return torch.cat(parts)
+        return self._plain(rows)
 
     def _bag(self, row: int, most: int, random: np.random.Generator | None) -> NDArray[np.float32]:
         """(m, D) a patient's tiles; all patients' are kept in memory where they fit, else read each time."""
@@ -240,17 +241,21 @@ class PairedTrainee:
             return whole
         return whole[np.sort(random.choice(len(whole), most, replace=False))]
 
-    def _encoded(self, rows: NDArray[np.int64], turned: bool = False) -> Tensor:
-        """(b, D) of the tuned backbone, of tiles that are turned and mirrored while learning."""
-        if self.encoder is None or self.paired.images is None:
-            return self._plain(rows)
-        tiles = torch.from_numpy(self.paired.images[rows])
-        if turned and self.training.augment:
-            tiles = torch.rot90(tiles, int(torch.randint(4, ())), (1, 2))
-            tiles = tiles.flip(2) if bool(torch.randint(2, ())) else tiles
-        backbone = self.encoder[0]
-        pooled: Tensor = backbone(backbone.normalise(tiles.contiguous().to(self.device))).pooled
-        return pooled.float()
+    def _tuned(self) -> TunedEncoder:
+        pictures = self.paired.images if self.paired.pool is None else self.paired.pool.images
+        if pictures is None:
+            raise TuningMismatch("These samples came without pictures of their tiles.")
+        how = self.training.precision, self.training.augment
+        return TunedEncoder(self.config, self.source.load(), self.device, pictures[:PROBE], *how)
+
+    def _encoded(self, encoder: TunedEncoder, rows: NDArray[np.int64], learn: bool) -> Any:
+        """(b, D) of spots by the tuned backbone as it is now, or (m_i, D) of some tiles of each patient."""
+        pool = self.paired.pool
+        if pool is None:
+            return encoder(self.paired.images, rows, learn)  # type: ignore[arg-type]
+        most = self.config.encoder_tiles if learn else 0
+        drawn = [pool.rows(int(row), most, self.random if learn else None) for row in rows]
+        return list(encoder(pool.images, np.concatenate(drawn), learn).split([len(part) for part in drawn]))
 
     @torch.no_grad()
     def _fit_head(self) -> None:
@@ -278,22 +283,3 @@ class PairedTrainee:
             if np.isfinite(r).any():
                 means.append(float(np.nanmean(r)))
         return float(np.mean(means)) if means else 0.0
-
-
-def _tuned_encoder(config: TranscriptomicsConfig, source: Source) -> tuple[Any, dict[str, nn.Parameter]]:
-    """A copy of the backbone in which something is trained, and that something by its name in the network."""
-    backbone = copy.deepcopy(source.load())
-    if config.tuned == "full":
-        found = {}
-        for name, value in backbone.network.named_parameters():
-            value.requires_grad_(True)
-            found[name] = value
-        return backbone, found
-    roles = backbone.modules_by_role()
-    layers = [*roles["qkv"], *roles["proj"]]
-    if not layers:
-        raise TuningMismatch(
-            f"{backbone.card.title} has no attention whose weights LoRA could change; use --set tuned=full."
-        )
-    parts = low_rank_weights(backbone.network, layers, config.rank)
-    return backbone, {f"{name}.{side}": getattr(part, side) for name, part in parts.items() for side in ("down", "up")}

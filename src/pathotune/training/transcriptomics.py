@@ -132,7 +132,16 @@ def tune(
     with_images, with_genes = config.mode == "encoder", config.predicts or config.partner == "expression"
     cache = session_path(out) / "spots"
     paired = yield from stopping.passing(
-        gather(inputs, source.card, reading, source.load, cache, images=with_images, needs_expression=with_genes)
+        gather(
+            inputs,
+            source.card,
+            reading,
+            source.load,
+            cache,
+            images=with_images,
+            kept_tiles=config.kept_tiles,
+            needs_expression=with_genes,
+        )
     )
     paired, how = divided(paired, training.val_fraction, training.seed)
     for note in paired.notes:
@@ -147,6 +156,8 @@ def tune(
     yield Saving()
     trainee.finish()
     result = _saved(trainee, genes, partner, inputs, training, reading, done, out, method, task, how, started)
+    if paired.pool is not None and paired.pool.images.nbytes > training.session_mb * 2**20:
+        paired.pool.remove()
     yield Finished(result)
 
 

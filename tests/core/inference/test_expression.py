@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from pathotune.datasets.cohort import CohortInputs, read_cohort
 from pathotune.errors import StoreMismatch, TuningMismatch, UnknownName
 from pathotune.evaluation.expression import evaluate
 from pathotune.events import result_of
+from pathotune.features.featureset import FeatureSet
 from pathotune.inference.export import export_store
 from pathotune.inference.expression import predict_slide
 from pathotune.inference.expression_layer import ExpressionLayer
@@ -21,6 +24,7 @@ from pathotune.inference.predictions import PredictionStore
 from pathotune.methods import load_config
 from pathotune.methods.checkpoint import Tuning
 from pathotune.methods.transcriptomics.method import restored, tuned_backbone
+from pathotune.training.paired import pooled
 from pathotune.training.schedule import TrainingConfig
 from pathotune.training.transcriptomics import tune
 
@@ -137,7 +141,7 @@ def test_a_second_run_keeps_what_is_there(
     assert again["status"] == "resumed"
 
 
-@pytest.mark.parametrize(("objective", "kind"), [("direct", "lora"), ("contrastive", "lora"), ("joint", "full")])
+@pytest.mark.parametrize(("objective", "kind"), [("direct", "prompts"), ("contrastive", "lora"), ("joint", "full")])
 def test_the_encoder_itself_is_tuned_saved_and_used(
     section: CohortInputs, tiny_backbone: Callable[..., Backbone], tmp_path: Path, objective: str, kind: str
 ) -> None:
@@ -145,7 +149,8 @@ def test_the_encoder_itself_is_tuned_saved_and_used(
 
     backbone = tiny_backbone()
     before = {name: value.clone() for name, value in backbone.state_dict().items()}
-    tuning = tuned(section, backbone, tmp_path / "e", objective=objective, mode="encoder", tuned=kind, rank=2)
+    settings = {"objective": objective, "mode": "encoder", "tuned": kind, "rank": 2, "encoder_rate": 1.0}
+    tuning = tuned(section, backbone, tmp_path / "e", **settings)
     assert all(torch.equal(before[name], value) for name, value in backbone.state_dict().items()), "a copy is tuned"
     changed = tuned_backbone(tuning, backbone)
     pixels = backbone.normalise(torch.randint(0, 255, (2, 64, 64, 3), dtype=torch.uint8))
@@ -160,6 +165,82 @@ def test_the_encoder_itself_is_tuned_saved_and_used(
     slide = section.cohort.slide_path(1)
     found = result_of(predict_slide(slide, tuning, tmp_path, backbone=backbone, inputs=section, **QUICK))
     assert found["status"] == "done"
+
+
+@pytest.fixture(scope="module")
+def patients(tiny_backbone: Callable[..., Backbone], tmp_path_factory: pytest.TempPathFactory) -> CohortInputs:
+    """Fourteen patients with a small slide each, of two shades in a mixture of their own that ERBB2 follows."""
+    from PIL import Image
+
+    folder, backbone, random = tmp_path_factory.mktemp("patients"), tiny_backbone(), np.random.default_rng(4)
+    reading = backbone.card.reading()
+    lines, counts = ["slide,patient,split,mpp"], [",".join(["", *GENES, "FILL"])]
+    corners = np.asarray([(x, y) for y in range(4) for x in range(4)]) * 64.0
+    for patient in range(14):
+        dark = random.permutation(np.arange(16) < patient + 1).reshape(4, 4)
+        shade = np.kron(np.where(dark, 1.0, 0.3), np.ones((64, 64)))[..., None]
+        pixels = 255 - shade * np.asarray([60, 150, 90]) + random.normal(0, 6, size=(256, 256, 3))
+        tiles = np.clip(pixels, 0, 255).astype(np.uint8)
+        Image.fromarray(tiles).save(folder / f"p{patient}.png")
+        cut = np.stack([tiles[int(y) : int(y) + 64, int(x) : int(x) + 64] for x, y in corners])
+        size, side = (64.0, 64.0), reading.tile_px
+        about = {"backbone_sha256": backbone.weights_sha256, "reading": reading.to_dict()}
+        FeatureSet(
+            pooled(backbone, cut),
+            corners,
+            backbone.card.name,
+            MPP,
+            side,
+            reading.image_px,
+            size,
+            f"p{patient}.png",
+            f"{patient:032d}",
+            extra=about,
+        ).save(folder / "features" / f"p{patient}.h5")
+        lines.append(f"p{patient}.png,P{patient},{'test' if patient % 4 == 3 else ''},{MPP}")
+        row = [random.poisson(40 * (patient + 1)), random.poisson(60), random.poisson(60), 5000]
+        counts.append(",".join([f"P{patient}", *map(str, row)]))
+    (folder / "cohort.csv").write_text("\n".join(lines))
+    (folder / "x.csv").write_text("\n".join(counts))
+    return CohortInputs(read_cohort(folder / "cohort.csv"), folder / "features", folder / "x.csv")
+
+
+@pytest.mark.parametrize(("objective", "kind"), [("direct", "lora"), ("contrastive", "prompts")])
+def test_the_encoder_is_tuned_on_patients(
+    patients: CohortInputs, tiny_backbone: Callable[..., Backbone], tmp_path: Path, objective: str, kind: str
+) -> None:
+    backbone, slide = tiny_backbone(), patients.cohort.slide_path(3)
+    settings = {"objective": objective, "mode": "encoder", "tuned": kind, "encoder_tiles": 2, "rank": 2}
+    tuning = tuned(patients, backbone, tmp_path / "e", aggregator="mean", encoder_rate=1.0, **settings)
+    pool = json.loads((tmp_path / "e.session" / "spots" / "pool.json").read_text())
+    assert pool["shape"] == [14 * 8, 64, 64, 3], "four times two tiles of each"
+    trained = {name: value for name, value in tuning.trained.items() if name.startswith("encoder.")}
+    assert trained and any(
+        np.abs(value).max() > 0 for name, value in trained.items() if "up" in name or "prompts" in name
+    )
+    judged = result_of(evaluate(tuning, patients, backbone=backbone, device="cpu"))
+    wanted = tuning.genes["r"][tuning.genes["names"].index("ERBB2")]  # type: ignore[index]
+    assert judged["genes"]["ERBB2"]["r"] == pytest.approx(wanted, abs=1e-3)
+    found = result_of(predict_slide(slide, tuning, tmp_path, backbone=backbone, inputs=patients, **QUICK))
+    assert found["status"] == "done" and found["tiles"] == 16
+
+
+def test_gradients_go_through_all_tiles_of_a_step(tiny_backbone: Callable[..., Backbone], monkeypatch: Any) -> None:
+    import torch
+
+    from pathotune.methods.transcriptomics import encoder
+
+    images, rows = np.random.default_rng(0).integers(0, 255, (6, 64, 64, 3), dtype=np.uint8), np.arange(6)
+    config = load_config("transcriptomics", {"mode": "encoder", "tuned": "lora", "rank": 2})
+    found = []
+    for size in (64, 2):  # at once, and in parts that are computed once more
+        monkeypatch.setattr(encoder, "PASS", size)
+        torch.manual_seed(0)
+        made = encoder.TunedEncoder(config, tiny_backbone(), "cpu", images[:2], "float32", augment=False)  # type: ignore[arg-type]
+        loss = (made(images, rows) * torch.arange(1, 7)[:, None]).square().sum()
+        found.append(torch.autograd.grad(loss, list(made.parameters.values()), materialize_grads=True))
+    assert all(torch.allclose(one, two, rtol=1e-4, atol=1e-5) for one, two in zip(*found, strict=True))
+    assert any(float(value.abs().max()) > 0 for value in found[0])
 
 
 def test_what_cannot_be_done_is_said(predicted: tuple[Tuning, PredictionStore], tmp_path: Path) -> None:

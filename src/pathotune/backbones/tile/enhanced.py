@@ -15,9 +15,11 @@ from torch.nn.utils import parametrize
 from pathotune.backbones import weights
 from pathotune.backbones.enhanced_card import ENDING, enhanced_facts, find_enhanced
 from pathotune.backbones.surface import Backbone, Features
+from pathotune.backbones.tile.own_tokens import WithTokens
 from pathotune.errors import BackboneUnavailable, WeightsRefused
 
 ADAPTER, ENCODER = "trained.adapter.", "trained.encoder."
+PROMPTS = "prompts"
 
 
 class ResidualAdapter(nn.Module):
@@ -171,12 +173,23 @@ def enhanced(base: Backbone, tensors: Mapping[str, np.ndarray], name: str, title
         adapter.load_state_dict({key: torch.as_tensor(value) for key, value in parts.items()})
     except RuntimeError as error:
         raise WeightsRefused(f"{name} does not hold the adapter it should ({error}); tune again.") from None
-    if changed:
-        base = copy.deepcopy(base)
-        change_weights(base.network, changed, name)
-    made = Enhanced(base, adapter, name, title)
+    made = Enhanced(changed_backbone(base, changed, name), adapter, name, title)
     made.weights_sha256 = weights.content_sha256(made)
     return made
+
+
+def changed_backbone(base: Backbone, changed: Mapping[str, np.ndarray], name: str) -> Backbone:
+    """The backbone with what a tuning changed: prompts beside it, weights in a copy; itself where that is nothing.
+
+    Raises
+    ------
+    WeightsRefused, TuningMismatch : it does not fit.
+    """
+    parts = {key: value for key, value in changed.items() if key != PROMPTS}
+    if parts:
+        base = copy.deepcopy(base)
+        change_weights(base.network, parts, name)
+    return WithTokens(base, torch.as_tensor(changed[PROMPTS])) if PROMPTS in changed else base
 
 
 def change_weights(network: nn.Module, changed: Mapping[str, np.ndarray], name: str) -> None:

@@ -23,14 +23,18 @@ class TranscriptomicsConfig(MethodConfig):
         Literal["features", "encoder"],
         {
             "tooltip": "features: the backbone stays frozen and a small adapter corrects its features; any machine. "
-            "encoder: the backbone's own weights change too, so that every tile passes it in every epoch."
+            "encoder: the backbone changes too, so that every tile passes it in every epoch."
         },
     ] = "features"
     tuned: Annotated[
-        Literal["lora", "full"],
-        {"tooltip": "What changes in the mode encoder: a low-rank part of each attention matrix, or all weights."},
+        Literal["lora", "full", "prompts"],
+        {
+            "tooltip": "What changes in the mode encoder. lora: a low-rank part of each attention matrix. full: all "
+            "weights. prompts: learned tokens at every block, the weights stay."
+        },
     ] = "lora"
     rank: Annotated[int, {"min": 1, "max": 256, "tooltip": "Rank of what LoRA adds to a weight."}] = 8
+    prompt_tokens: Annotated[int, {"min": 1, "max": 200, "tooltip": "Learned tokens per block (tuned=prompts)."}] = 10
     encoder_rate: Annotated[
         float,
         {
@@ -95,6 +99,15 @@ class TranscriptomicsConfig(MethodConfig):
         int,
         {"min": 1, "max": 1_000_000, "tooltip": "Of more tiles a random part is drawn in each step."},
     ] = 1024
+    encoder_tiles: Annotated[
+        int,
+        {
+            "min": 1,
+            "max": 10_000,
+            "tooltip": "In the mode encoder so many tiles of a patient pass the backbone in each step. Four times as "
+            "many, drawn once, are kept of every patient.",
+        },
+    ] = 16
     start: Annotated[
         Literal["ridge", "zero"],
         {
@@ -116,3 +129,8 @@ class TranscriptomicsConfig(MethodConfig):
     def contrasts(self) -> bool:
         """Whether two sides are compared."""
         return self.objective != "direct"
+
+    @property
+    def kept_tiles(self) -> int:
+        """Tiles of each patient that are kept as pictures in the mode encoder; 0 in the other."""
+        return 4 * self.encoder_tiles if self.mode == "encoder" else 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 from pathotune.aggregators import build_aggregator
 from pathotune.aggregators.topk import TopK
-from pathotune.backbones.tile.enhanced import ResidualAdapter, change_weights
+from pathotune.backbones.tile.enhanced import ResidualAdapter, changed_backbone
 from pathotune.errors import TuningUnreadable, UsageError
 from pathotune.losses.contrastive import InfoNCE
 from pathotune.methods.base import load_trained_arrays, trained_arrays
@@ -188,10 +187,6 @@ def restored(tuning: Tuning, device: str = "cpu") -> tuple[Transcriptomics, Gene
 
 
 def tuned_backbone(tuning: Tuning, backbone: Backbone) -> Backbone:
-    """The backbone whose features the model takes: as it is, or a copy with the weights the tuning changed."""
+    """The backbone whose features the model takes: as it is, or with the weights or prompts of the tuning."""
     changed = {name[8:]: value for name, value in tuning.trained.items() if name.startswith("encoder.")}
-    if not changed:
-        return backbone
-    copied = copy.deepcopy(backbone)
-    change_weights(copied.network, changed, tuning.name)
-    return copied
+    return changed_backbone(backbone, changed, tuning.name)
