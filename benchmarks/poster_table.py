@@ -14,7 +14,7 @@ genes that follow the tissue on patients that were held out, as difference to a 
 
 Only seeds of the tuning differ; pictures and features are computed once and kept under --out, and so is every finished
 row: a run that was stopped goes on. In encoder mode every tile passes the backbone in every epoch, so that there are
-few of them (ENCODER_EPOCHS); on patients a few tiles of each pass in a step, gradients through all.
+few of them (--epochs); on patients a few tiles of each pass in a step, gradients through all.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ import torch
 
 from pathotune.datasets.cohort import CohortInputs
 from pathotune.datasets.expression import Expression
+from pathotune.device import choose_precision, number_format
 from pathotune.features.featureset import FeatureHeader, FeatureSet
 from pathotune.methods import load_config
 from pathotune.slides.synthetic import STAINS, textures
@@ -53,7 +54,7 @@ from tile_tables import camelyon16
 CLASSES = ("tumor", "benign_glands", "stroma", "smooth_muscle", "immune_cells", "necrosis", "adipose")
 PICTURES, SIDE, MPP = 40, 224, 0.5
 PATIENTS, TILES_PER_PATIENT, BULK_GENES, SQUARES, SQUARE_PX = 125, 32, 60, 2, 896
-ENCODER_EPOCHS, ENCODER_TILES, ENCODER_POOL, ENCODER_PATIENTS = 3, 4, 8, 16
+ENCODER_TILES, ENCODER_POOL, ENCODER_PATIENTS = 2, 4, 16
 MODES: dict[str, dict[str, Any]] = {
     "features": {"mode": "features"},
     "LoRA": {"mode": "encoder", "tuned": "lora", "encoder_rate": 1.0, "encoder_tiles": ENCODER_TILES},
@@ -66,6 +67,8 @@ SHUFFLED = ", pairs shuffled"
 class World:
     """Everything that is not trained: the tasks, and the two sets of pairs.
 
+    precision : the number format of every feature.
+    epochs : of the encoder mode.
     tasks : name → images (n, h, w, 3), features (n, D), labels (n,), test (n,) of the frozen backbone.
     """
 
@@ -74,6 +77,8 @@ class World:
     tasks: dict[str, dict[str, np.ndarray]]
     spots: Paired
     bulk: Paired
+    precision: str
+    epochs: int
 
     def paired(self, where: str, seed: int) -> Paired:
         """Spots or patients with a split for this seed, shuffled where the name says so."""
@@ -102,13 +107,26 @@ def saved(path: Path, work: Any) -> dict[str, np.ndarray]:
     return dict(np.load(path))
 
 
-def in_batches(backbone: Any, images: np.ndarray) -> np.ndarray:
+def in_batches(backbone: Any, images: np.ndarray, precision: str) -> np.ndarray:
     """(n, D) of a backbone."""
-    return np.concatenate([pooled(backbone, images[start : start + 32]) for start in range(0, len(images), 32)])
+    with number_format("cpu", precision):
+        parts = [pooled(backbone, images[start : start + 32]) for start in range(0, len(images), 32)]
+    return np.concatenate(parts)
+
+
+def format_of(source: Source, images: np.ndarray) -> str:
+    """The number format that is faster here and agrees: one for all of the table."""
+
+    def forward(tiles: torch.Tensor) -> torch.Tensor:
+        return source.load()(source.load().normalise(tiles)).pooled.float()
+
+    return choose_precision(
+        forward, torch.from_numpy(images[:8]), "cpu", "auto", source.card.tolerance, source.load().speed_name
+    ).name
 
 
 def of_camelyon(data: Path, source: Source) -> dict[str, np.ndarray]:
-    """Pictures, features, labels and halves of the CAMELYON16 tiles."""
+    """Pictures, labels and halves of the CAMELYON16 tiles."""
     from pathotune.slides import open_slide
     from pathotune.tiles.reader import TileReader
 
@@ -118,14 +136,13 @@ def of_camelyon(data: Path, source: Source) -> dict[str, np.ndarray]:
         images = reader.read_at([row["x_px0"] for row in rows], [row["y_px0"] for row in rows])
     return {
         "images": images,
-        "features": in_batches(source.load(), images),
         "labels": np.asarray([row["label"] == "tumour" for row in rows], dtype=int),
         "test": np.asarray([row["split"] == "test" for row in rows]),
     }
 
 
-def of_generated(source: Source) -> dict[str, np.ndarray]:
-    """Pictures, features and classes of generated tissue; the last quarter is in another stain."""
+def of_generated() -> dict[str, np.ndarray]:
+    """Pictures and classes of generated tissue; the last quarter is in another stain."""
     images, labels, test = [], [], []
     for number, name in enumerate(CLASSES):
         for index in range(PICTURES):
@@ -135,13 +152,7 @@ def of_generated(source: Source) -> dict[str, np.ndarray]:
             images.append(stain.colours(dyes.nuclear, dyes.matrix, dyes.marker))
             labels.append(number)
             test.append(is_test)
-    tiles = np.stack(images)
-    return {
-        "images": tiles,
-        "features": in_batches(source.load(), tiles),
-        "labels": np.asarray(labels),
-        "test": np.asarray(test),
-    }
+    return {"images": np.stack(images), "labels": np.asarray(labels), "test": np.asarray(test)}
 
 
 def tile_of(squares: dict[str, list[Any]], name: str, stain: Any, random: np.random.Generator) -> np.ndarray:
@@ -154,7 +165,7 @@ def tile_of(squares: dict[str, list[Any]], name: str, stain: Any, random: np.ran
     return np.ascontiguousarray(tile[:, ::-1] if random.integers(2) else tile)
 
 
-def bulk_tiles(source: Source) -> dict[str, np.ndarray]:
+def bulk_tiles() -> dict[str, np.ndarray]:
     """Patients as bags of generated tiles, each patient in a stain of her own; expression follows how much there is of
     each class. Half of the genes follow the mixture of tissues, the others nothing.
     """
@@ -172,8 +183,7 @@ def bulk_tiles(source: Source) -> dict[str, np.ndarray]:
         signal = np.exp(3 + 1.5 * loads @ share + 0.3 * random.normal(size=len(loads)))
         noise = np.exp(3 + random.normal(size=BULK_GENES - len(loads)))
         rows.append(np.log1p(np.concatenate([signal, noise])))
-    tiles = np.stack(images)
-    return {"images": tiles, "features": in_batches(source.load(), tiles), "expression": np.asarray(rows, np.float32)}
+    return {"images": np.stack(images), "expression": np.asarray(rows, np.float32)}
 
 
 def bulk_cohort(made: dict[str, np.ndarray], source: Source, out: Path) -> Paired:
@@ -251,7 +261,7 @@ def tuned(world: World, where: str, objective: str, mode: str, seed: int) -> dic
     plain = TrainingConfig(seed=seed)
     training = replace(
         plain,
-        epochs=ENCODER_EPOCHS if is_encoder else EPOCHS,
+        epochs=world.epochs if is_encoder else EPOCHS,
         patience=PATIENCE,
         batch_size=ENCODER_PATIENTS if is_encoder and paired.pool is not None else plain.batch_size,
         lr=plain.lr * config.rate,
@@ -259,17 +269,19 @@ def tuned(world: World, where: str, objective: str, mode: str, seed: int) -> dic
     started, worked = time.monotonic(), time.process_time()
     trainee = PairedTrainee(config, paired, genes.scores, partner, world.source, training)
     done = drained(fit(trainee, training))
-    precision = trainee.encoder.precision.name if trainee.encoder else "float32"
-    trainee.finish()
+    if trainee.encoder is None:
+        trainee.finish()  # else the head of the best epoch is there already, and fitting it again costs a pass of all
     test = paired.rows("test")
     with torch.no_grad():
         predicted = trainee.model.pooled_genes(trainee._samples(test)).cpu().numpy()
     found: dict[str, Any] = {"expression": correlation(where, paired, genes, predicted)}
     for name, task in world.tasks.items():
-        features = in_batches(trainee.encoder.backbone, task["images"]) if trainee.encoder else task["features"]
+        features = task["features"]
+        if trainee.encoder is not None:
+            features = in_batches(trainee.encoder.backbone, task["images"], world.precision)
         with torch.no_grad():
             found[name] = probe(trainee.model.adapter(torch.from_numpy(features)).numpy(), task)
-    found |= {"best_epoch": done.epoch, "history": done.history, "trained": trainee.count(), "precision": precision}
+    found |= {"best_epoch": done.epoch, "history": done.history, "trained": trainee.count()}
     return found | {"seconds": time.monotonic() - started, "processor_seconds": time.process_time() - worked}
 
 
@@ -282,23 +294,28 @@ def rows_of(with_encoder: bool) -> Iterator[tuple[str, str, str]]:
     for where in ("spots", "bulk"):
         for objective in ("direct", "contrastive"):
             yield objective, "features", where + SHUFFLED
-    if with_encoder:
-        for objective in ("direct", "contrastive"):
-            yield objective, "LoRA", "spots" + SHUFFLED
 
 
 def world_of(options: argparse.Namespace) -> World:
     """Make or load all that is frozen."""
-    source = Source.of(options.backbone, "cpu")
+    source, out = Source.of(options.backbone, "cpu"), options.out
     tasks = {
-        "CAMELYON16, bottom half": saved(options.out / "camelyon16.npz", lambda: of_camelyon(options.data, source)),
-        "generated tissue, another stain": saved(options.out / "generated.npz", lambda: of_generated(source)),
+        "CAMELYON16, bottom half": saved(out / "camelyon16.npz", lambda: of_camelyon(options.data, source)),
+        "generated tissue, another stain": saved(out / "generated.npz", of_generated),
     }
-    inputs = cohort_of(options.data, options.out)
+    made = saved(out / "bulk.npz", bulk_tiles)
+    precision = format_of(source, next(iter(tasks.values()))["images"])
+    for name, part in {**tasks, "bulk": made}.items():
+        file = out / f"features {name} {precision}.npz".replace(",", "").replace(" ", "-")
+
+        def work(part: dict[str, np.ndarray] = part) -> dict[str, np.ndarray]:
+            return {"features": in_batches(source.load(), part["images"], precision)}
+
+        part["features"] = saved(file, work)["features"]
+    inputs = cohort_of(options.data, out)
     reading = TrainingConfig().reading_of(source.card)
-    spots = drained(gather(inputs, source.card, reading, source.load, options.out / "spots", images=True))
-    bulk = bulk_cohort(saved(options.out / "bulk.npz", lambda: bulk_tiles(source)), source, options.out)
-    return World(inputs, source, tasks, spots, bulk)
+    spots = drained(gather(inputs, source.card, reading, source.load, out / "spots", images=True))
+    return World(inputs, source, tasks, spots, bulk_cohort(made, source, out), precision, options.epochs)
 
 
 def main() -> None:
@@ -307,6 +324,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path("out/poster_table"))
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--epochs", type=int, default=1, help="of the encoder mode")
     parser.add_argument("--no-encoder", action="store_true", help="features mode only: minutes instead of hours")
     parser.add_argument("--backbone", default="pathotune-tiny")
     options = parser.parse_args()
@@ -318,7 +336,8 @@ def main() -> None:
     for seed in range(options.seeds):
         for row in rows:
             objective, mode, where = row
-            name = f"{where} {mode} {objective} {seed}".replace(",", "").replace(" ", "-")
+            told = f"{mode} {options.epochs} epochs" if mode != "features" else mode
+            name = f"{where} {told} {objective} {seed}".replace(",", "").replace(" ", "-")
 
             def work(row: tuple[str, str, str] = row, seed: int = seed) -> dict[str, Any]:
                 objective, mode, where = row

@@ -54,6 +54,7 @@ def main() -> None:
     parser.add_argument("--method", default="pathotune", help="method to tune with")
     parser.add_argument("--backbone", default="pathotune-tiny")
     parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--only", default="", help="'genes' takes the picture of predicted genes alone")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
@@ -61,6 +62,9 @@ def main() -> None:
         os.environ["PATHOTUNE_RESULTS"] = str(Path(folder) / "results")
         os.environ["PATHOTUNE_CACHE"] = str(Path(folder) / "cache")
         os.environ["NAPARI_CONFIG"] = str(Path(folder) / "napari.yaml")
+        genes(options, Path(folder))
+        if options.only == "genes":
+            return
         skin = Path(folder) / "skin.geojson"
         slide = options.data / "wsi" / "CMU-1-Small-Region.svs"
         write_outlines(slide, skin)
@@ -68,6 +72,66 @@ def main() -> None:
         lymph_node = options.data / "wsi" / "camelyon16_tumor001_mosaic.tiff"
         drawn = options.data / "annotations" / "camelyon16_tumor001_mosaic.geojson"
         take(lymph_node, drawn, "camelyon16", options)
+
+
+def genes(options: Any, folder: Path) -> None:
+    """Genes learned on two sections of HER2ST and predicted on the third, beside what was measured on its spots.
+
+    The sections (Andersson et al. 2021, CC BY 4.0) are neighbours of one patient.
+    """
+    from pathotune.datasets.cohort import CohortInputs, read_cohort
+    from pathotune.events import result_of
+    from pathotune.inference.expression import predict_slide
+    from pathotune.methods import load_config
+    from pathotune.methods.checkpoint import Tuning
+    from pathotune.training.schedule import TrainingConfig
+    from pathotune.training.transcriptomics import tune as tune_genes
+
+    data = (options.data / "st" / "her2st").resolve()
+    slide = (options.data / "wsi" / "her2st_C2_breast_9274x9911.ome.tif").resolve()
+    images = {"C3": (data / "images/C3.jpg", 0.669), "C4": (data / "images/C4.jpg", 0.690), "C2": (slide, 0.696)}
+    lines = ["slide,split,mpp,spots,expression"]
+    for name, (path, mpp) in images.items():
+        measured = f"{data}/spots/{name}_selection.tsv,{data}/counts/{name}.tsv.gz"
+        lines.append(f"{path},{'test' if name == 'C2' else ''},{mpp},{measured}")
+    (folder / "sections.csv").write_text("\n".join(lines))
+    pathways = options.data / "genesets" / "h.all.v7.0.symbols.gmt"
+    inputs = CohortInputs(read_cohort(folder / "sections.csv"), pathways=pathways)
+    config: Any = load_config("transcriptomics", {"genes": 1000})
+    training = TrainingConfig(epochs=options.epochs)
+    result = result_of(
+        tune_genes(inputs, "transcriptomics", config, options.backbone, training, None, folder / "breast-genes")
+    )
+    found = result_of(predict_slide(slide, Tuning.load(result["out"]), folder / "genes"))
+    show_genes(options, slide, Path(found["store"]), data)
+
+
+def show_genes(options: Any, slide: Path, store: Path, data: Path) -> None:
+    """Open the slide with its prediction, choose ERBB2, lay the measured spots over it, and search for another gene."""
+    from napari_pathotune.window import open_window
+
+    viewer, dock = open_window([slide, store], show=False)
+    window = viewer.window._qt_window
+    window.resize(*WINDOW_PX)
+    window.show()
+    run(20.0, lambda: not dock.genes.isHidden())
+    run(2.0)
+    viewer.reset_view()
+    dock.genes.show_gene("ERBB2")
+    dock.genes.load_measured(data / "spots/C2_selection.tsv", data / "counts/C2.tsv.gz")
+    point_at(viewer, dock, (3300.0, 2600.0))
+    save(viewer, options.out / "window-genes.png")
+    box = dock.genes.name
+    box.lineEdit().setText("KRT")
+    box.completer().setCompletionPrefix("KRT")
+    box.completer().complete()
+    run(1.0)
+    corner = dock.genes.mapToGlobal(dock.genes.rect().topLeft())
+    width, height = dock.genes.width(), dock.genes.height() + box.completer().popup().height()
+    window.screen().grabWindow(0, corner.x(), corner.y(), width, height).save(str(options.out / "genes-search.png"))
+    box.completer().popup().hide()
+    viewer.close()
+    run(0.5)
 
 
 def write_outlines(slide_path: Path, path: Path) -> None:

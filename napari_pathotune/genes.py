@@ -112,6 +112,24 @@ class Genes:
         z = (values - np.asarray(known.mean)[there]) / np.asarray(known.sd)[there]
         return np.asarray(np.nanmean(z, axis=1), dtype=np.float32)
 
+    def beside(self, spots: Spots, measured: Array, predicted: Array) -> str:
+        """In a sentence, how the prediction of a name agrees with what was measured on the spots of this slide.
+
+        Parameters
+        ----------
+        measured : (n,) of the spots, as `measured` gives it.
+        predicted : (rows, columns) of the same name, as `values` gives it.
+        """
+        grid = self.expression.store.grid
+        cells = [grid.cell_at(x, y) for x, y in zip(spots.x_px0.tolist(), spots.y_px0.tolist(), strict=True)]
+        there = np.asarray([np.nan if cell is None else predicted[cell] for cell in cells])
+        both = np.isfinite(there) & np.isfinite(measured)
+        counted = f"{int(both.sum())} of {len(spots)} measured spots lie on predicted tiles"
+        if both.sum() < 3 or not there[both].std() or not measured[both].std():
+            return f"{counted}."
+        r = float(np.corrcoef(there[both], measured[both])[0, 1])
+        return f"{counted}: r {r:.2f} on this slide, which says little where it was learned from."
+
 
 def limits_of(*parts: Array) -> tuple[float, float]:
     """Colour limits that a few values do not decide: the 2nd and 98th percentile of all that is there."""

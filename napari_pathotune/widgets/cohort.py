@@ -158,7 +158,7 @@ class CohortPanel(QWidget):
     def _suggested_name(self) -> str:
         if self.plan is None:
             return ""
-        return self.plan.suggested_name(str(self.setup.method.currentData()), str(self.setup.backbone.currentData()))
+        return self.plan.suggested_name(str(self.setup.method.currentData()), self.setup.backbone_name)
 
     # -- tuning
 
@@ -220,4 +220,6 @@ class CohortPanel(QWidget):
         if self.session.tunes_on_cohort and job.stage in ("done", "cancelled", "failed"):
             self.curves.setVisible(bool(self.curves.loss))
             self.said.setText("<br>".join(escape(line) for line in said_of(job.result)))
+            if job.stage == "done" and (job.result or {}).get("method") == "transcriptomics":
+                self.setup.offer(Path(job.result["out"]))  # from now on a backbone too
         self.refresh()

@@ -100,12 +100,11 @@ class GenePanel(QWidget):
             layer.name = f"{self.genes.label(name)} · {layer.name.rpartition(' · ')[2]}"
         layer.contrast_limits = limits_of(layer.data)
         self._bring_forward(result, layer)
-        self.text.setText(self.genes.judged(name))
-        self._show_measured(name, layer)
+        beside = self._show_measured(name, layer)
         low, high = layer.contrast_limits
         unit = self.genes.unit(name)
-        self.range.show_layer(layer, f"{low:.2f}", f"{high:.2f}", f"{name}: {unit}")
-        self.text.setText(f"{self.genes.judged(name)} Colours: {unit}.")
+        self.range.show_layer(layer, f"{low:.2f}", f"{high:.2f}", f"{name}: {unit}", unit)
+        self.text.setText(f"{self.genes.judged(name)} {beside}".strip())
 
     def reading_at(self, place: Place | None) -> str:
         """The gene that is shown and its value under the cursor; empty where none is shown or predicted."""
@@ -168,30 +167,33 @@ class GenePanel(QWidget):
             self.spots = None
             compat.show_error(str(error))
 
-    def _show_measured(self, name: str, layer: Any) -> None:
-        """Spots and prediction share one range of colours, so that they can be compared by eye."""
+    def _show_measured(self, name: str, layer: Any) -> str:
+        """Spots and prediction share one range of colours, so that they can be compared by eye; in a sentence, how far
+        they agree."""
         from pathotune.errors import TableUnreadable
 
         viewer = self.session.viewer
         shown = next((one for one in viewer.layers if facts(one).get("kind") == MEASURED), None)
         if self.spots is None or self.genes is None:
-            return
+            return ""
         try:
             values = self.genes.measured(self.spots.spots, name)
         except TableUnreadable as error:
             if shown is not None:
                 shown.visible = False
             compat.show_info(str(error))
-            return
+            return ""
         limits = limits_of(np.asarray(layer.data), values)
         layer.contrast_limits = limits
+        beside = self.genes.beside(self.spots.spots, values, np.asarray(layer.data))
         data, options, _ = self.spots.layer(values, limits, name)
         if shown is None:
             selected = set(viewer.layers.selection)
             viewer.add_points(data, **options)
             viewer.layers.selection = selected
-            return
+            return beside
         shown.features = options["features"]
         shown.face_contrast_limits = limits
         shown.face_color = "value"
         shown.name, shown.visible = options["name"], True
+        return beside

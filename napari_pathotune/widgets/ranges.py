@@ -20,7 +20,7 @@ class ColorRange(QWidget):
 
     def __init__(self) -> None:
         super().__init__()
-        self.low = self.high = ""
+        self.low = self.high = self.unit = ""
         self._colors: list[QColor] = []
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         self.setVisible(False)
@@ -33,20 +33,21 @@ class ColorRange(QWidget):
         """Qt: as tall, and narrower."""
         return QSize(120, self.sizeHint().height())
 
-    def show_layer(self, layer: Any | None, low: str = "", high: str = "", tooltip: str = "") -> None:
+    def show_layer(self, layer: Any | None, low: str = "", high: str = "", tooltip: str = "", unit: str = "") -> None:
         """Show the colours of a layer, or nothing.
 
         Parameters
         ----------
         low, high : what its lowest and its highest value mean.
+        unit : of the values, between the two.
         """
         self.setVisible(layer is not None)
         if layer is None:
             return
-        self.low, self.high = low, high
+        self.low, self.high, self.unit = low, high, unit
         colors = np.asarray(layer.colormap.map(np.linspace(0, 1, STOPS)))
         self._colors = [QColor.fromRgbF(*(float(part) for part in color[:3])) for color in colors]
-        named(self, f"Colours from {low} to {high}", tooltip)
+        named(self, f"Colours from {low} to {high}{f', {unit}' if unit else ''}", tooltip)
         self.update()
 
     def paintEvent(self, event: Any) -> None:
@@ -63,4 +64,9 @@ class ColorRange(QWidget):
         words = QRectF(0, BAR_PX + 3, self.width(), self.fontMetrics().height() + 2)
         painter.drawText(words, int(Qt.AlignmentFlag.AlignLeft), self.low)
         painter.drawText(words, int(Qt.AlignmentFlag.AlignRight), self.high)
+        if self.unit:
+            metrics = self.fontMetrics()
+            room = self.width() - 2 * max(metrics.horizontalAdvance(end) for end in (self.low, self.high)) - 16
+            said = metrics.elidedText(self.unit, Qt.TextElideMode.ElideRight, room)
+            painter.drawText(words, int(Qt.AlignmentFlag.AlignHCenter), said)
         painter.end()

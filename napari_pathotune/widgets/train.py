@@ -390,7 +390,7 @@ class TunePanel(QWidget):
 
     def suggested_name(self) -> str:
         """A name for who types none."""
-        return self.plan.suggested_name(self.task.currentData() or "", str(self.setup.backbone.currentData()))
+        return self.plan.suggested_name(self.task.currentData() or "", self.setup.backbone_name)
 
     def write_job(self, path: Path) -> None:
         """Write the tuning as it would start now; its regions are frozen beside the tuning to be."""

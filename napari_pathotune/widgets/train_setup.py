@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import Qt, Signal
-from qtpy.QtWidgets import QVBoxLayout, QWidget
+from qtpy.QtCore import QSignalBlocker, Qt, Signal
+from qtpy.QtWidgets import QFileDialog, QVBoxLayout, QWidget
 
 from napari_pathotune import compat
 from napari_pathotune.forms import config_from, form_of
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 # was ahead of the linear probe in our own tables (docs/methods-compared.md), and it goes round in seconds.
 DEFAULT_METHOD = "linear_probe"
 START = {"speed": "interactive"}
+CHOOSE = "choose"  # of the combo box of backbones: a file is asked for
 
 
 class TrainSetup(QWidget):
@@ -41,6 +43,7 @@ class TrainSetup(QWidget):
         self.method = combo("Method", "How the backbone is adapted.")
         self.method_fold = Fold("Options of the method", "How many prompts, where they enter, which sentences.")
         self.training_fold = Fold("Training", "Epochs, learning rate, how regions are held out, seed.")
+        self._row = 0  # of the backbone that was chosen last
         self.method_form: Any = None
         self._method_config: Any = None
         self._training_config, self.training_form = self._training()
@@ -75,22 +78,66 @@ class TrainSetup(QWidget):
 
     def _fill(self) -> None:
         from pathotune.backbones import all_cards
+        from pathotune.backbones.enhanced_card import known_enhanced
         from pathotune.methods import METHODS, methods_of_level
 
         for card in all_cards():
             if card.kind == "tile":
                 self.backbone.addItem(card.title, card.name)
+        self.backbone.addItem("Enhanced by expression…", CHOOSE)
+        tip = "A tuning of the method transcriptomics: its backbone, enhanced by what was measured beside the images."
+        self.backbone.setItemData(self.backbone.count() - 1, tip, Qt.ItemDataRole.ToolTipRole)
+        for path in known_enhanced():
+            self.offer(path)
         for name in methods_of_level(*self._levels):
             self.method.addItem(METHODS[name].title, name)
         self.method.setCurrentIndex(max(0, self.method.findData(DEFAULT_METHOD)))
+
+    def offer(self, path: Path) -> int:
+        """List a transcriptomics tuning among the backbones; its row, or -1 with a sentence where it is none."""
+        from pathotune.backbones.enhanced_card import enhanced_card
+        from pathotune.errors import PathotuneError
+
+        row = self.backbone.findData(str(path))
+        if row >= 0:
+            return row
+        try:
+            title = enhanced_card(path).title
+        except PathotuneError as error:
+            compat.show_error(str(error))
+            return -1
+        row = self.backbone.findData(CHOOSE)
+        with QSignalBlocker(self.backbone):
+            self.backbone.insertItem(row, title, str(path))
+        return row
+
+    def _choose_enhanced(self) -> None:
+        """Ask for a transcriptomics tuning, and choose it; what was chosen before stays where there is none."""
+        chosen, _ = QFileDialog.getOpenFileName(
+            self, "A tuning of the method transcriptomics", "", "Tunings (*.pathotune.safetensors)"
+        )
+        row = self.offer(Path(chosen)) if chosen else -1
+        self.backbone.setCurrentIndex(row if row >= 0 else self._row)
+
+    @property
+    def backbone_name(self) -> str:
+        """Of the chosen backbone, as a part of other names."""
+        from pathotune.backbones.enhanced_card import ENDING
+
+        card = self.card
+        return card.name.removesuffix(ENDING) if card is not None else ""
 
     @property
     def card(self) -> BackboneCard | None:
         """The card of the chosen backbone."""
         from pathotune.backbones import backbone_card
+        from pathotune.errors import BackboneUnavailable
 
         name = self.backbone.currentData()
-        return backbone_card(name) if name else None
+        try:
+            return backbone_card(name) if name and name != CHOOSE else None
+        except BackboneUnavailable:  # the file of an enhanced one was moved meanwhile
+            return None
 
     @property
     def reading(self) -> Reading | None:
@@ -139,9 +186,15 @@ class TrainSetup(QWidget):
         from pathotune.methods.fitting import unavailable_reason
 
         card = self.card
-        return unavailable_reason(self.method.currentData(), card) if card is not None else ""
+        if card is None:
+            return f"{self.backbone.currentText()} is not where it was; choose another backbone."
+        return unavailable_reason(self.method.currentData(), card)
 
     def _on_backbone_changed(self) -> None:
+        if self.backbone.currentData() == CHOOSE:
+            self._choose_enhanced()
+            return
+        self._row = self.backbone.currentIndex()
         card = self.card
         self.backbone_card.show_lines(backbone_lines(card) if card is not None else [])
         if card is not None:

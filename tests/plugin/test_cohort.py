@@ -66,6 +66,36 @@ def test_a_cohort_becomes_a_job_with_what_belongs_to_it(dock: Any, table: Path, 
     assert Job.from_yaml(tmp_path / "job.yaml").arguments == {**arguments, "out": arguments["out"]}
 
 
+def test_an_enhanced_backbone_is_chosen_where_backbones_are(
+    dock: Any, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, notices: list[str]
+) -> None:
+    import json
+
+    import numpy as np
+    from qtpy.QtWidgets import QFileDialog
+    from safetensors.numpy import save_file
+
+    panel, setup = dock.cohort, dock.cohort.setup
+    panel.table.set_path(table)
+    first = setup.backbone.currentIndex()
+    files = [tmp_path / f"{name}.pathotune.safetensors" for name in ("breast", "probe")]
+    for path, method in zip(files, ("transcriptomics", "linear_probe"), strict=True):
+        about = json.dumps({"method": method, "backbone": {"name": "pathotune-tiny"}})
+        save_file({"x": np.zeros(1, np.float32)}, path, {"pathotune": about})
+    answers = [str(files[1]), "", str(files[0])]
+    monkeypatch.setattr(QFileDialog, "getOpenFileName", lambda *_, **__: (answers.pop(0), ""))
+    for expected in ("linear_probe", ""):  # another method's tuning, and a dialog that is closed
+        setup.backbone.setCurrentIndex(setup.backbone.findData("choose"))
+        assert setup.backbone.currentIndex() == first and (not expected or expected in notices[-1])
+    setup.backbone.setCurrentIndex(setup.backbone.findData("choose"))
+    assert setup.backbone.currentData() == str(files[0]) and "enhanced by breast" in setup.backbone.currentText()
+    assert panel.job().arguments["backbone"] == str(files[0])
+    assert panel._suggested_name().endswith("-breast")
+    files[0].unlink()
+    panel.refresh()
+    assert "choose another backbone" in panel.missing()
+
+
 def test_a_table_that_cannot_be_used_is_said(dock: Any, tmp_path: Path) -> None:
     panel = dock.cohort
     panel.table.set_path(tmp_path / "none.csv")

@@ -51,6 +51,12 @@ def find_enhanced(name: str | Path) -> Path:
     )
 
 
+def known_enhanced() -> list[Path]:
+    """The enhanced backbones that were used on this machine and are still where they were, by name."""
+    known = read_json(settings().cache_dir / PLACES)
+    return [path for name in sorted(known) if (path := Path(str(known[name]))).is_file()]
+
+
 def enhanced_facts(path: Path) -> dict[str, Any]:
     """What the file says of itself.
 

@@ -141,7 +141,8 @@ def _learned(
                     "Prompts are tuned from weak labels on the slides themselves: leave --features out, or the prompts."
                 )
             tile_tuning = yield from _weak_tuning(run, train, held, folder / f"weak-{number + 1}", places)
-        backbone = run.backbone if isinstance(run.backbone, str) else run.backbone.card.name
+        # Its card's name: an enhanced backbone is asked for by the path of its tuning, which is no name of a folder.
+        backbone = (backbone_card(run.backbone) if isinstance(run.backbone, str) else run.backbone.card).name
         name = f"features-{backbone if tile_tuning is None else tile_tuning.fingerprint[:8]}"
         features = yield from cohort_features(
             run.inputs, run.cohort, wanted, run.backbone, folder / name, tile_tuning, run.device, run.cancel
