@@ -326,12 +326,13 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=1, help="of the encoder mode")
     parser.add_argument("--no-encoder", action="store_true", help="features mode only: minutes instead of hours")
+    parser.add_argument("--rows", default="", help="only rows whose name holds this; several runs can share --out")
     parser.add_argument("--backbone", default="pathotune-tiny")
     options = parser.parse_args()
     torch.set_num_threads(1)
     world = world_of(options)
     base = {name: probe(task["features"], task) for name, task in world.tasks.items()}
-    rows = list(rows_of(not options.no_encoder))
+    rows = [row for row in rows_of(not options.no_encoder) if options.rows in ", ".join(row)]
     found: dict[tuple[str, str, str], list[dict[str, Any]]] = {row: [] for row in rows}
     for seed in range(options.seeds):
         for row in rows:
@@ -353,13 +354,15 @@ def report(base: dict[str, float], found: dict[tuple[str, str, str], list[dict[s
     def shown(values: list[float]) -> str:
         return f"{statistics.mean(values):+.1f} ({statistics.pstdev(values):.1f})"
 
-    print(
-        f"\n{options.backbone}; balanced accuracy in percent, differences in points: mean (sd) of {options.seeds} seeds"
-    )
+    rounds = "1 epoch" if options.epochs == 1 else f"{options.epochs} epochs"
+    print(f"\n{options.backbone}; {rounds} in encoder mode; {options.seeds} seeds.")
+    print("Balanced accuracy in percent, differences in points: mean (sd) over the seeds.")
     print(f"\n| | {' | '.join(base)} | mean difference | r × 100 of expression |\n|{' --- |' * (len(base) + 3)}")
     print(f"| base | {' | '.join(f'{value:.1f}' for value in base.values())} | | |")
     for where in ("spots", "bulk"):
         own = {run["expression_base"] for (_, _, place), runs in found.items() if place == where for run in runs}
+        if not own:
+            continue
         print(f"| base, {where}: ridge | {'| ' * len(base)}| {statistics.mean(own):.1f} |")
     for (objective, mode, where), runs in found.items():
         differences = [[run[name] - value for run in runs] for name, value in base.items()]

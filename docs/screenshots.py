@@ -54,10 +54,13 @@ def main() -> None:
     parser.add_argument("--method", default="pathotune", help="method to tune with")
     parser.add_argument("--backbone", default="pathotune-tiny")
     parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--keep", type=Path, help="a folder for what is computed, so that it is there the next time")
     parser.add_argument("--only", default="", help="'genes' takes the picture of predicted genes alone")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder:
+    parent = None if options.keep is None else str(options.keep.resolve())
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = parent or temporary
         # Nothing of the person's own: her results would show up as layers.
         os.environ["PATHOTUNE_RESULTS"] = str(Path(folder) / "results")
         os.environ["PATHOTUNE_CACHE"] = str(Path(folder) / "cache")
@@ -99,10 +102,10 @@ def genes(options: Any, folder: Path) -> None:
     inputs = CohortInputs(read_cohort(folder / "sections.csv"), pathways=pathways)
     config: Any = load_config("transcriptomics", {"genes": 1000})
     training = TrainingConfig(epochs=options.epochs)
-    result = result_of(
-        tune_genes(inputs, "transcriptomics", config, options.backbone, training, None, folder / "breast-genes")
-    )
-    found = result_of(predict_slide(slide, Tuning.load(result["out"]), folder / "genes"))
+    out = folder / "breast-genes.pathotune.safetensors"
+    if not out.is_file():
+        result_of(tune_genes(inputs, "transcriptomics", config, options.backbone, training, None, out))
+    found = result_of(predict_slide(slide, Tuning.load(out), folder / "genes"))
     show_genes(options, slide, Path(found["store"]), data)
 
 

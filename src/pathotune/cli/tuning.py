@@ -193,6 +193,14 @@ def evaluate(
     features: CohortFeaturesOption = None,
     expression: ExpressionOption = None,
     clinical: ClinicalOption = None,
+    colour_by: Annotated[
+        str | None,
+        typer.Option(
+            "--colour-by",
+            help="Colour the picture of a transcriptomics tuning's samples by this column of the cohort's or the "
+            "spots' table.",
+        ),
+    ] = None,
     weights: WeightsOption = None,
     map_classes: MapOption = "",
     device: DeviceOption = "auto",
@@ -213,6 +221,7 @@ def evaluate(
             raise UsageError("Give either --cohort, or tiles by --slide with --regions, --slides or --tiles.")
         arguments: dict[str, Any] = {"tuning": tuning, "cohort": cohort, "features": features, "clinical": clinical}
         arguments |= {"expression": expression, "weights": weights, "device": device, "slide_mpp": slide_mpp}
+        arguments["colour_by"] = colour_by
         _report_whole(_run("evaluate", arguments, quiet), json, quiet)
         return
     sources, mapping = _sources(slide, regions, slides, tiles, slide_mpp, map_classes, origin)

@@ -147,6 +147,7 @@ class CohortInputs:
     expression, pathways, clinical : tables that belong to it.
     slide_mpp : pixel size of slides whose row states none.
     folds : how many folds to train and predict out of, 0 for one split.
+    colour_by : a column by which pictures of the samples are coloured; "" for the label.
     """
 
     cohort: Cohort
@@ -156,6 +157,7 @@ class CohortInputs:
     clinical: Path | None = None
     slide_mpp: float | None = None
     folds: int = 0
+    colour_by: str = ""
 
 
 def read_cohort(path: str | Path) -> Cohort:

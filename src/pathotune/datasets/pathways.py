@@ -59,6 +59,7 @@ class PathwayMatrix:
     genes_without : genes of the table that are in no pathway.
     genes_unknown : genes of the pathways that the table lacks.
     pathways_without : pathways of which the table has too few genes.
+    among : what the genes of the table are called in sentences.
     """
 
     names: tuple[str, ...]
@@ -66,18 +67,19 @@ class PathwayMatrix:
     genes_without: int
     genes_unknown: int
     pathways_without: tuple[str, ...]
+    among: str = "genes of the expression table"
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What does not line up, in sentences with counts; empty where everything does."""
         said = []
         if self.genes_without:
-            said.append(f"{self.genes_without} of {self.member.shape[1]} genes are in no pathway.")
+            said.append(f"{self.genes_without} of {self.member.shape[1]} {self.among} are in no pathway.")
         if self.genes_unknown:
-            said.append(f"{self.genes_unknown} genes of the pathways are not in the expression table.")
+            said.append(f"{self.genes_unknown} genes of the pathways are none of the {self.among}.")
         if self.pathways_without:
             said.append(
-                f"{len(self.pathways_without)} pathways have too few genes in it and were left out: "
+                f"{len(self.pathways_without)} pathways hold too few {self.among} and were left out: "
                 f"{named(self.pathways_without)}."
             )
         return tuple(said)
@@ -91,7 +93,12 @@ class PathwayMatrix:
             return np.asarray(np.where(counts > 0, sums / counts, np.nan), dtype=np.float32)
 
 
-def pathway_matrix(pathways: Mapping[str, Sequence[str]], genes: Sequence[str], least_genes: int = 1) -> PathwayMatrix:
+def pathway_matrix(
+    pathways: Mapping[str, Sequence[str]],
+    genes: Sequence[str],
+    least_genes: int = 1,
+    among: str = "genes of the expression table",
+) -> PathwayMatrix:
     """Match pathways with the genes of a table.
 
     Parameters
@@ -99,6 +106,7 @@ def pathway_matrix(pathways: Mapping[str, Sequence[str]], genes: Sequence[str], 
     pathways : as `read_pathways` gives them.
     genes : the table's genes, in its order; Ensembl versions do not matter.
     least_genes : pathways with fewer genes in the table are left out, by name.
+    among : what the genes of the table are called in sentences.
 
     Raises
     ------
@@ -116,8 +124,12 @@ def pathway_matrix(pathways: Mapping[str, Sequence[str]], genes: Sequence[str], 
                 member[row, index] = 1.0
     enough = member.sum(axis=1) >= max(least_genes, 1)
     if not enough.any():
+        first = next((gene for members in pathways.values() for gene in members), "none")
+        fewest = f"{least_genes} of the" if least_genes > 1 else "one of the"
         raise TableUnreadable(
-            "No pathway has a gene of the expression table; are both named alike (symbols, or Ensembl ids)?"
+            f"No pathway holds {fewest} {len(genes)} {among} (for example {named(genes, 2)}; the pathways name "
+            f"{first!r}). Name both alike: ids become symbols with pathotune cohort --gene-map TABLE, or where an h5ad "
+            "file has a column of symbols."
         )
     names = list(pathways)
     return PathwayMatrix(
@@ -126,6 +138,7 @@ def pathway_matrix(pathways: Mapping[str, Sequence[str]], genes: Sequence[str], 
         int((member.sum(axis=0) == 0).sum()),
         len(unknown),
         tuple(name for name, keep in zip(names, enough, strict=True) if not keep),
+        among,
     )
 
 

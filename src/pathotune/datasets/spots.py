@@ -101,7 +101,11 @@ class Spots:
             )
         said = list(self.warnings)
         if len(kept) < len(self):
-            said.append(f"{len(self) - len(kept)} of {len(self)} spots of {Path(self.source).name} have no expression.")
+            doubt = " Is that the table of another section?" if len(kept) < len(self) / 2 else ""
+            said.append(
+                f"{len(self) - len(kept)} of {len(self)} spots of {Path(self.source).name} have no expression in "
+                f"{Path(expression.source).name}.{doubt}"
+            )
         unplaced = len(expression) - len(kept)
         if unplaced:
             said.append(f"{unplaced} rows of {Path(expression.source).name} belong to no spot of this section.")
@@ -231,6 +235,23 @@ def read_spots(path: str | Path, *, slide: str = "") -> Spots:
             "y_px0 (level-0 pixels), or pixel_x and pixel_y."
         )
     return _from_rows(path, table.rows, slide)
+
+
+def spot_column(path: str | Path, column: str) -> dict[tuple[str, str], str]:
+    """(slide, spot) → what a column of a spots table says of it; empty for a Visium folder or without that column.
+
+    The slide is "" where the table names none.
+    """
+    path = Path(path)
+    if path.is_dir() or path.name == POSITIONS[1]:
+        return {}
+    table = read_rows(path, "spots table")
+    if column.casefold() not in table.columns:
+        return {}
+    found = {}
+    for row in table.rows:
+        found[(row.cells.get("slide", ""), _name(row.cells))] = row.cells.get(column.casefold(), "")
+    return found
 
 
 def slides_of(path: str | Path) -> tuple[str, ...]:

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pathotune.datasets.spots import spot_column
 from pathotune.device import pick_device
-from pathotune.errors import FeaturesMismatch
+from pathotune.errors import FeaturesMismatch, UsageError
 from pathotune.events import Event, Finished, Note
 from pathotune.methods import check_backbone, load_config
 from pathotune.training.gene_scores import gene_report
-from pathotune.training.paired import Paired, gather
+from pathotune.training.paired import SPOTS, Paired, beside, gather
 from pathotune.training.partners import partner_like
 from pathotune.training.session import session_path
 from pathotune.training.transcriptomics import Source, sentences
@@ -122,9 +123,38 @@ def judged(
             other = torch.from_numpy(partner.values[rows]).to(device)
             report |= _retrieval(*model.both_sides(vectors, other), groups)
     target = session_path(tuning.path or Path("untitled")) / "embedding.png"
-    labels = [inputs.cohort.labels[row] or "" for row in paired.cohort_row[rows]]
-    drawn = draw_embedding(vectors.cpu().numpy(), labels if len(set(labels)) > 1 else groups, target)
+    drawn = draw_embedding(vectors.cpu().numpy(), labels_of(inputs, paired, rows), target)
     return {**report, "embedding": None if drawn is None else str(drawn)}
+
+
+def labels_of(inputs: CohortInputs, paired: Paired, rows: NDArray[np.int64]) -> list[str]:
+    """What these samples are coloured by: the column that was asked for, else their label, else their group.
+
+    Raises
+    ------
+    UsageError : there is no such column, neither in the cohort table nor in those of the spots.
+    """
+    cohort, wanted = inputs.cohort, inputs.colour_by.casefold()
+    own = paired.cohort_row[rows].tolist()
+    if not wanted:
+        labels = [cohort.labels[row] or "" for row in own]
+        return labels if len(set(labels)) > 1 else [paired.groups[row] for row in rows]
+    known = {"slide": cohort.slides, "patient": cohort.patients, "split": cohort.split, **cohort.clinical}
+    known["label"] = tuple(label or "" for label in cohort.labels)
+    if wanted in known:
+        return [known[wanted][row] for row in own]
+    places = next((cohort.clinical[name] for name in SPOTS if name in cohort.clinical), ())
+    tables = {row: spot_column(beside(cohort, places[row]), wanted) for row in set(own)} if places else {}
+    if not any(tables.values()):
+        raise UsageError(
+            f"There is no column {inputs.colour_by!r} to colour by; the cohort table has {', '.join(sorted(known))}"
+            f"{', and the tables of the spots have none of that name' if places else ''}."
+        )
+    found = []
+    for row, sample in zip(own, rows.tolist(), strict=True):
+        name = paired.names[sample]
+        found.append(tables[row].get((cohort.slides[row], name)) or tables[row].get(("", name), ""))
+    return found
 
 
 def samples_of(tuning: Tuning, paired: Paired, rows: NDArray[np.int64], source: Source, device: str) -> Any:

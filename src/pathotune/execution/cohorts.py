@@ -135,4 +135,5 @@ def cohort_inputs(arguments: dict[str, Any], command: str) -> CohortInputs:
         **tables,
         slide_mpp=arguments.get("slide_mpp"),
         folds=int(arguments.get("folds") or 0),
+        colour_by=str(arguments.get("colour_by") or ""),
     )

@@ -34,7 +34,7 @@ KNOWN_ARGUMENTS: dict[str, tuple[str, ...]] = {
         *_SOURCES,
         *_OF_COHORT,
     ),
-    "evaluate": ("tuning", "backbone", "weights", "device", "precision", *_SOURCES, *_OF_COHORT),
+    "evaluate": ("tuning", "backbone", "weights", "device", "precision", "colour_by", *_SOURCES, *_OF_COHORT),
     "probe": ("method", "config", "backbone", "weights", "training"),
     "features": (
         *("slide", "out", "backbone", "tuning", "weights", "slide_mpp", "device", "precision"),

@@ -156,16 +156,17 @@ def _spots(
     for row, where in enumerate(column):
         if not where:
             raise TableUnreadable(f"The slide {cohort.slides[row]} has no spots named in the cohort table.")
-        spots = read_spots(_beside(cohort, where), slide=cohort.slides[row])
+        spots = read_spots(beside(cohort, where), slide=cohort.slides[row])
         own = (cohort.clinical.get("expression") or ("",) * len(cohort))[row]
-        measured = section_expression(replace(spots, slide=cohort.slides[row]), _beside(cohort, own) if own else table)
+        measured = section_expression(replace(spots, slide=cohort.slides[row]), beside(cohort, own) if own else table)
         part = yield from _section(inputs, row, measured, card, reading, load, cache, images)
         parts.append(part)
         yield Step("sections", len(parts), len(cohort), unit="sections")
     return _joined(parts)
 
 
-def _beside(cohort: Cohort, where: str) -> Path:
+def beside(cohort: Cohort, where: str) -> Path:
+    """A file that the cohort table names: as written, counted from the table's folder."""
     path = Path(where).expanduser()
     return path if cohort.path is None else cohort.path.parent / path
 

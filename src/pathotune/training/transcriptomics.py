@@ -197,7 +197,7 @@ def genes_of(inputs: CohortInputs, config: TranscriptomicsConfig, paired: Paired
     found = Genes(scaler, scaler.apply(table), notes=tuple(notes))
     if pathways is None:
         return found
-    matrix = pathway_matrix(pathways, scaler.genes, least_genes=2)
+    matrix = pathway_matrix(pathways, scaler.genes, least_genes=2, among="genes that are learned")
     sha256 = pathways_sha256(pathways)
     return replace(
         found,

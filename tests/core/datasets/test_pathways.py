@@ -54,7 +54,7 @@ def test_what_cannot_be_used_is_named(tmp_path: Path, name: str, text: str, says
 
 
 def test_nothing_in_common_or_no_file(tmp_path: Path) -> None:
-    with pytest.raises(TableUnreadable, match="No pathway has a gene"):
+    with pytest.raises(TableUnreadable, match="No pathway holds one of the 1 genes of the expression table"):
         pathway_matrix(EXPECTED, ("ENSG00000000001",))
     with pytest.raises(FileMissing):
         read_pathways(tmp_path / "no.gmt")

@@ -6,6 +6,7 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,12 +16,13 @@ from pathotune.backbones import backbone_card, load_backbone
 from pathotune.backbones.tile.enhanced import Enhanced, enhanced
 from pathotune.datasets.cohort import CohortInputs, read_cohort
 from pathotune.errors import FeaturesMismatch, TableUnreadable, UsageError
-from pathotune.evaluation.expression import evaluate
+from pathotune.evaluation.expression import evaluate, labels_of
 from pathotune.events import result_of
 from pathotune.features.featureset import FeatureSet
 from pathotune.methods import load_config
 from pathotune.methods.checkpoint import Tuning
 from pathotune.methods.transcriptomics.method import restored
+from pathotune.training.paired import Paired
 from pathotune.training.schedule import TrainingConfig
 from pathotune.training.transcriptomics import tune
 
@@ -126,6 +128,12 @@ def test_spots_are_learned_and_judged_alike_after_saving(spots: CohortInputs, tm
     again = result_of(evaluate(tuning, spots, device="cpu"))
     assert again["n"] == 64 and np.isclose(again["mean_r"], result["mean_r"], atol=1e-5)
     assert Path(again["embedding"]).is_file()
+    if objective == "direct":
+        assert labels_of(spots, *_samples_of(spots)) == ["s0", "s1", "s2"], "sections, where nothing is labelled"
+        assert labels_of(replace(spots, colour_by="Split"), *_samples_of(spots)) == ["", "", "test"]
+        assert labels_of(replace(spots, colour_by="x_px0"), *_samples_of(spots)) == ["500.0"] * 3
+        with pytest.raises(UsageError, match="no column 'nose'"):
+            labels_of(replace(spots, colour_by="nose"), *_samples_of(spots))
     assert tuning.genes is not None and tuning.genes["r_of"] == "test"
     assert tuning.genes["r"][tuning.genes["names"].index("ERBB2")] == pytest.approx(genes["ERBB2"]["r"])
     assert ("retrieval" in again) == (objective != "direct")
@@ -133,6 +141,13 @@ def test_spots_are_learned_and_judged_alike_after_saving(spots: CohortInputs, tm
         assert again["retrieval"]["recall@5"] > 2 * again["retrieval"]["chance@5"]
     assert not re.search(r"s[012](_spots|\.svs|\.csv|\")", json.dumps(tuning.metadata())), "pseudonyms only"
     assert "| ERBB2 |" in Path(str(result["out"])).with_name(f"{objective}.md").read_text()
+
+
+def _samples_of(spots: CohortInputs) -> tuple[Any, np.ndarray]:
+    """The first spot of each section."""
+    names = tuple("0x0" for _ in range(3))
+    sections, row = ("s0", "s1", "s2"), np.arange(3)
+    return Paired("spot", names, sections, sections, ("",) * 3, row, None), row  # type: ignore[arg-type]
 
 
 def test_shuffled_pairs_teach_nothing(spots: CohortInputs, tmp_path: Path) -> None:
