@@ -270,7 +270,9 @@ def tuned(world: World, where: str, objective: str, mode: str, seed: int) -> dic
     trainee = PairedTrainee(config, paired, genes.scores, partner, world.source, training)
     done = drained(fit(trainee, training))
     if trainee.encoder is None:
-        trainee.finish()  # else the head of the best epoch is there already, and fitting it again costs a pass of all
+        trainee.finish()
+    elif not config.predicts:
+        trainee._fit_head()  # in the number format of the training, which is quicker than in that of saved files
     test = paired.rows("test")
     with torch.no_grad():
         predicted = trainee.model.pooled_genes(trainee._samples(test)).cpu().numpy()

@@ -19,6 +19,7 @@ from pathotune.methods import check_backbone, load_config
 from pathotune.training.gene_scores import gene_report
 from pathotune.training.paired import SPOTS, Paired, beside, gather
 from pathotune.training.partners import partner_like
+from pathotune.training.schedule import TrainingConfig
 from pathotune.training.session import session_path
 from pathotune.training.transcriptomics import Source, sentences
 
@@ -82,6 +83,8 @@ def evaluate(
     if cancel is not None and cancel():
         return
     report = judged(tuning, inputs, paired, chosen, source, pick_device(device))
+    if paired.pool is not None:
+        paired.pool.remove_large(TrainingConfig().session_mb)
     report |= {"n": len(chosen), "level": paired.level, "seconds": round(time.monotonic() - started, 2)}
     shown = replace(paired, split=tuple("test" if row in set(chosen.tolist()) else "" for row in range(len(paired))))
     yield Finished({**report, "said": sentences(report, "test", shown)})

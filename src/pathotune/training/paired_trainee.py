@@ -111,12 +111,15 @@ class PairedTrainee:
     def judge(self) -> dict[str, float]:
         """Mean correlation of the genes within groups; for a contrast alone the negative loss decides."""
         self.model.eval()
-        if not self.config.predicts:
+        # For a contrast the head is fitted to see how genes fare meanwhile; not where every tile would have to pass the
+        # backbone once more for it.
+        tells_genes = self.config.predicts or self.encoder is None
+        if not self.config.predicts and tells_genes:
             self._fit_head()
         found: dict[str, float] = {}
         with torch.no_grad():
             samples = self._samples(self.held)
-            if self.scores is not None:
+            if self.scores is not None and tells_genes:
                 predicted = self.model.pooled_genes(samples)
                 found["mean_r"] = self._mean_r(predicted)
                 found["loss"] = float(squared_error(predicted, self.scores[self.held]))

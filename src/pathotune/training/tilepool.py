@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pathotune.errors import OutputRefused
+from pathotune.errors import OutputRefused, UsageError
 from pathotune.events import Event, Note, Step
 from pathotune.features.featureset import FeatureSet, header
 from pathotune.settings import read_json, write_json
@@ -49,9 +49,9 @@ class TilePool:
             return own
         return np.sort(random.choice(own, most, replace=False))
 
-    def remove(self) -> None:
-        """Take the file away; a system that holds on to it keeps it."""
-        if self.path is not None:
+    def remove_large(self, limit_mb: int) -> None:
+        """Take a file above this size away; a system that holds on to it keeps it."""
+        if self.path is not None and self.images.nbytes > limit_mb * 2**20:
             for name in (TILES, INDEX):
                 with contextlib.suppress(OSError):
                     (self.path.parent / name).unlink()
@@ -87,7 +87,8 @@ def pool_of(
 
     Raises
     ------
-    SlideUnreadable, FileMissing, MissingPixelSize : a slide cannot be read.
+    UsageError : a slide is not where the cohort says.
+    SlideUnreadable, MissingPixelSize : a slide cannot be read.
     OutputRefused : the pictures cannot be kept.
     """
     wanted = [(name, chosen_tiles(bags[name], most, name)) for name in names]
@@ -136,11 +137,13 @@ def _read(
         if not len(chosen):
             continue
         corners = FeatureSet.load(path, rows=chosen).coords_px0
-        mpp = cohort.slide_mpp(row) or stated_mpp
-        with (
-            open_slide(cohort.slide_path(row), mpp=mpp, icc=reading.icc) as slide,
-            TileReader(slide, reading) as reader,
-        ):
+        mpp, where = cohort.slide_mpp(row) or stated_mpp, cohort.slide_path(row)
+        if not where.exists():
+            raise UsageError(
+                f"The mode encoder reads tiles from the slides themselves, and {where.name} is not in {where.parent}. "
+                "Write in the cohort table where the slides are, or use --set mode=features."
+            )
+        with open_slide(where, mpp=mpp, icc=reading.icc) as slide, TileReader(slide, reading) as reader:
             found.append(np.asarray(reader.read_at(corners[:, 0], corners[:, 1])))
     return np.concatenate(found)
 

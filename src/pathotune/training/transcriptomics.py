@@ -156,8 +156,8 @@ def tune(
     yield Saving()
     trainee.finish()
     result = _saved(trainee, genes, partner, inputs, training, reading, done, out, method, task, how, started)
-    if paired.pool is not None and paired.pool.images.nbytes > training.session_mb * 2**20:
-        paired.pool.remove()
+    if paired.pool is not None:
+        paired.pool.remove_large(training.session_mb)
     yield Finished(result)
 
 

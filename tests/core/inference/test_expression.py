@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from pathotune.backbones.surface import Backbone
 from pathotune.backbones.tile.enhanced import enhanced
 from pathotune.datasets.cohort import CohortInputs, read_cohort
-from pathotune.errors import StoreMismatch, TuningMismatch, UnknownName
+from pathotune.errors import StoreMismatch, TuningMismatch, UnknownName, UsageError
 from pathotune.evaluation.expression import evaluate
 from pathotune.events import result_of
 from pathotune.features.featureset import FeatureSet
@@ -223,6 +224,14 @@ def test_the_encoder_is_tuned_on_patients(
     assert judged["genes"]["ERBB2"]["r"] == pytest.approx(wanted, abs=1e-3)
     found = result_of(predict_slide(slide, tuning, tmp_path, backbone=backbone, inputs=patients, **QUICK))
     assert found["status"] == "done" and found["tiles"] == 16
+
+
+def test_slides_that_are_not_there_are_said_before_the_encoder_is_tuned(
+    patients: CohortInputs, tiny_backbone: Callable[..., Backbone], tmp_path: Path
+) -> None:
+    away = replace(patients, cohort=replace(patients.cohort, path=tmp_path / "cohort.csv"))
+    with pytest.raises(UsageError, match=r"p0\.png is not in"):
+        tuned(away, tiny_backbone(), tmp_path / "e", mode="encoder")
 
 
 def test_gradients_go_through_all_tiles_of_a_step(tiny_backbone: Callable[..., Backbone], monkeypatch: Any) -> None:
