@@ -329,6 +329,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=1, help="of the encoder mode")
     parser.add_argument("--no-encoder", action="store_true", help="features mode only: minutes instead of hours")
     parser.add_argument("--rows", default="", help="only rows whose name holds this; several runs can share --out")
+    parser.add_argument("--finished", action="store_true", help="print what is finished, compute nothing more")
     parser.add_argument("--backbone", default="pathotune-tiny")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -346,8 +347,10 @@ def main() -> None:
                 objective, mode, where = row
                 return tuned(world, where, objective, mode, seed) | {"expression_base": base_of(world, where, seed)}
 
-            found[row].append(kept(options.out / "rows" / f"{name}.json", work))
-    report(base, found, options)
+            file = options.out / "rows" / f"{name}.json"
+            if file.is_file() or not options.finished:
+                found[row].append(kept(file, work))
+    report(base, {row: runs for row, runs in found.items() if runs}, options)
 
 
 def report(base: dict[str, float], found: dict[tuple[str, str, str], list[dict[str, Any]]], options: Any) -> None:
@@ -357,21 +360,22 @@ def report(base: dict[str, float], found: dict[tuple[str, str, str], list[dict[s
         return f"{statistics.mean(values):+.1f} ({statistics.pstdev(values):.1f})"
 
     rounds = "1 epoch" if options.epochs == 1 else f"{options.epochs} epochs"
-    print(f"\n{options.backbone}; {rounds} in encoder mode; {options.seeds} seeds.")
+    print(f"\n{options.backbone}; {rounds} in encoder mode.")
     print("Balanced accuracy in percent, differences in points: mean (sd) over the seeds.")
-    print(f"\n| | {' | '.join(base)} | mean difference | r × 100 of expression |\n|{' --- |' * (len(base) + 3)}")
-    print(f"| base | {' | '.join(f'{value:.1f}' for value in base.values())} | | |")
+    titles = ["", "seeds", *base, "mean difference", "r × 100 of expression"]
+    print(f"\n| {' | '.join(titles)} |\n|{' --- |' * len(titles)}")
+    print(f"| base | | {' | '.join(f'{value:.1f}' for value in base.values())} | | |")
     for where in ("spots", "bulk"):
         own = {run["expression_base"] for (_, _, place), runs in found.items() if place == where for run in runs}
         if not own:
             continue
-        print(f"| base, {where}: ridge | {'| ' * len(base)}| {statistics.mean(own):.1f} |")
+        print(f"| base, {where}: ridge | | {'| ' * len(base)}| {statistics.mean(own):.1f} |")
     for (objective, mode, where), runs in found.items():
         differences = [[run[name] - value for run in runs] for name, value in base.items()]
         means = [statistics.mean(of_seed) for of_seed in zip(*differences, strict=True)]
         expression = [run["expression"] - run["expression_base"] for run in runs]
         cells = [shown(values) for values in (*differences, means, expression)]
-        print(f"| {objective}, {mode}, {where} | {' | '.join(cells)} |")
+        print(f"| {objective}, {mode}, {where} | {len(runs)} | {' | '.join(cells)} |")
     rows = {", ".join(row): runs for row, runs in found.items()}
     (options.out / "poster_table.json").write_text(json.dumps({"base": base, "rows": rows}, indent=1))
 

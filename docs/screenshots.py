@@ -110,7 +110,7 @@ def genes(options: Any, folder: Path) -> None:
 
 
 def show_genes(options: Any, slide: Path, store: Path, data: Path) -> None:
-    """Open the slide with its prediction, choose ERBB2, lay the measured spots over it, and search for another gene."""
+    """The best predicted gene with the measured spots over it, and the search for another one."""
     from napari_pathotune.window import open_window
 
     viewer, dock = open_window([slide, store], show=False)
@@ -120,9 +120,8 @@ def show_genes(options: Any, slide: Path, store: Path, data: Path) -> None:
     run(20.0, lambda: not dock.genes.isHidden())
     run(2.0)
     viewer.reset_view()
-    dock.genes.show_gene("ERBB2")
     dock.genes.load_measured(data / "spots/C2_selection.tsv", data / "counts/C2.tsv.gz")
-    point_at(viewer, dock, (3300.0, 2600.0))
+    point_at(viewer, dock, (4100.0, 4500.0))
     save(viewer, options.out / "window-genes.png")
     box = dock.genes.name
     box.lineEdit().setText("KRT")

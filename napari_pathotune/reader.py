@@ -129,11 +129,17 @@ def _layers_of(store_path: Path, slide_path: Path | str) -> list[LayerData]:
 
 
 def _read_store(path: Path) -> list[LayerData]:
-    """A store by itself: its layers, without opening its slide."""
+    """A store by itself: its layers, on its slide where that is open, without opening it."""
+    from napari_pathotune.layers import facts
+    from pathotune.inference.predictions import PredictionStore
+
     viewer = compat.current_viewer()
-    if viewer is not None:
-        compat.show_slide_view(viewer)
-    return _layers_of(path, "")
+    if viewer is None:
+        return _layers_of(path, "")
+    compat.show_slide_view(viewer)
+    wanted = PredictionStore.open(path).slide_fingerprint
+    slides = [facts(layer)["slide"] for layer in viewer.layers if "slide" in facts(layer)]
+    return _layers_of(path, next((slide.path for slide in slides if slide.fingerprint == wanted), ""))
 
 
 def _read_regions(path: Path) -> list[LayerData]:

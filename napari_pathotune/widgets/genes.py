@@ -81,6 +81,8 @@ class GenePanel(QWidget):
             self.name.clear()
             for name in self.genes.names if self.genes is not None else ():
                 self.name.addItem(self.genes.label(name), name)  # type: ignore[union-attr]
+        # The list of what fits is a window of its own, which the viewer's colours do not reach by themselves.
+        self.name.completer().popup().setStyleSheet(self.window().styleSheet())
 
     # -- the prediction
 

@@ -98,7 +98,7 @@ class TrainSetup(QWidget):
         from pathotune.backbones.enhanced_card import enhanced_card
         from pathotune.errors import PathotuneError
 
-        row = self.backbone.findData(str(path))
+        row = int(self.backbone.findData(str(path)))
         if row >= 0:
             return row
         try:
@@ -109,7 +109,7 @@ class TrainSetup(QWidget):
         row = self.backbone.findData(CHOOSE)
         with QSignalBlocker(self.backbone):
             self.backbone.insertItem(row, title, str(path))
-        return row
+        return int(row)
 
     def _choose_enhanced(self) -> None:
         """Ask for a transcriptomics tuning, and choose it; what was chosen before stays where there is none."""

@@ -132,6 +132,26 @@ def test_a_gene_is_searched_and_shown_without_inference(dock: Any, viewer: Any, 
     assert len([one for one in viewer.layers if facts(one).get("kind") == "gene"]) == 1
 
 
+def test_a_store_opened_by_itself_lies_on_its_open_slide(
+    dock: Any, viewer: Any, tmp_path: Path, slide_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from napari_pathotune import compat, reader
+    from pathotune.slides import open_slide
+
+    monkeypatch.setattr(compat, "current_viewer", lambda: viewer)
+    monkeypatch.setattr(compat, "show_slide_view", lambda _: None)
+    (tmp_path / "elsewhere").mkdir()
+    with open_slide(slide_path) as slide:
+        known = {"its own": slide.fingerprint, "another": "f" * 32}
+    for name, fingerprint in known.items():
+        store = make_store(tmp_path / "elsewhere" / name, slide_path)
+        store.attrs["identity"] = {"slide": fingerprint}
+        store.save_attributes()
+        data = reader._read_store(store.path)
+        paths = {options["metadata"]["pathotune"]["slide_path"] for _, options, _ in data}
+        assert paths == {str(slide_path) if name == "its own" else ""}
+
+
 def test_measured_spots_share_the_colours_of_the_prediction(
     dock: Any, viewer: Any, tmp_path: Path, notices: list[str]
 ) -> None:

@@ -175,7 +175,7 @@ def samples_of(tuning: Tuning, paired: Paired, rows: NDArray[np.int64], source: 
         order = np.concatenate(drawn)
         parts = [pooled(network, pictures[order[start : start + BATCH]]) for start in range(0, len(order), BATCH)]
         found = torch.from_numpy(np.concatenate(parts)).to(device)
-        return found if pool is None else list(found.split([len(part) for part in drawn]))
+        return found if pool is None else list(torch.split(found, [len(part) for part in drawn]))
     if paired.bags is not None:
         return [torch.from_numpy(paired.bags[row].load()).to(device) for row in rows]
     features = paired.features if paired.features is not None else np.zeros((0, 0), np.float32)

@@ -258,7 +258,7 @@ class PairedTrainee:
             return encoder(self.paired.images, rows, learn)  # type: ignore[arg-type]
         most = self.config.encoder_tiles if learn else 0
         drawn = [pool.rows(int(row), most, self.random if learn else None) for row in rows]
-        return list(encoder(pool.images, np.concatenate(drawn), learn).split([len(part) for part in drawn]))
+        return list(torch.split(encoder(pool.images, np.concatenate(drawn), learn), [len(part) for part in drawn]))
 
     @torch.no_grad()
     def _fit_head(self) -> None:

@@ -150,7 +150,7 @@ def _read(
 
 def _key(wanted: Any, bags: dict[str, list[tuple[Path, int]]], reading: Reading) -> str:
     """What is in the file: which tiles of which slides, read how."""
-    facts = [reading.to_dict()]
+    facts: list[Any] = [reading.to_dict()]
     for name, parts in wanted:
         about = [header(path).slide_fingerprint or path.name for path, _ in bags[name]]
         facts.append([name, about, [part.tolist() for part in parts]])
