@@ -357,7 +357,8 @@ def report(base: dict[str, float], found: dict[tuple[str, str, str], list[dict[s
     """The table in Markdown, and everything as JSON."""
 
     def shown(values: list[float]) -> str:
-        return f"{statistics.mean(values):+.1f} ({statistics.pstdev(values):.1f})"
+        spread = f" ({statistics.pstdev(values):.1f})" if len(values) > 1 else ""
+        return f"{statistics.mean(values):+.1f}{spread}"
 
     rounds = "1 epoch" if options.epochs == 1 else f"{options.epochs} epochs"
     print(f"\n{options.backbone}; {rounds} in encoder mode.")
