@@ -6,9 +6,10 @@
 The whole prediction reads and resamples tiles, runs the tuned model with its attention maps and writes the store. The
 bare forward is the backbone alone on tensors that are already there, in the same number format, batch size, threads and
 allocator, and in two ways: one batch after the other on all cores, as a script would run it, and on a CPU the way the
-prediction does, with several batches side by side and a share of the cores for each ("lanes"). All of them are run in
-turns, so that whatever else the machine does hits all; each ratio is the median of the rounds' ratios. Weights are
-random: they cost the same.
+prediction does, with several batches side by side and a share of the cores for each ("lanes"). The tuned model's own
+forward is what the prediction asks of the model: prompt tokens, which make each pass longer, the head, and the
+attention that is kept; on tensors too, and in lanes. All of them are run in turns, so that whatever else the machine
+does hits all; each ratio is the median of the rounds' ratios. Weights are random: they cost the same.
 """
 
 from __future__ import annotations
@@ -32,11 +33,12 @@ from pathotune.events import result_of
 from pathotune.inference.allocator import keep_memory
 from pathotune.inference.predict import predict_slide
 from pathotune.inference.tilemodel import default_batch_size, lanes_of
-from pathotune.methods import METHODS, load_config
+from pathotune.methods import METHODS, build_model, load_config
 from pathotune.methods.checkpoint import Tuning
 from pathotune.slides import open_slide
 
 CLASSES = ("a", "b", "c", "d", "e")
+Forward = Callable[[torch.Tensor], torch.Tensor]
 
 
 def random_tuning(method: str, backbone: Backbone, path: Path) -> Tuning:
@@ -45,7 +47,8 @@ def random_tuning(method: str, backbone: Backbone, path: Path) -> Tuning:
     model = METHODS.load(method)(config, backbone, CLASSES, None)
     torch.nn.init.normal_(model.head.linear.weight, std=0.1)
     card = backbone.card
-    facts = {"name": card.name, "sha256": backbone.weights_sha256, "embed_dim": backbone.embed_dim, "mpp": card.mpp}
+    facts = {"name": card.name, "sha256": backbone.weights_sha256, "embed_dim": backbone.embed_dim}
+    facts["mpp"] = card.reading().mpp
     tuning = Tuning(
         method=method,
         config=asdict(config),
@@ -59,25 +62,26 @@ def random_tuning(method: str, backbone: Backbone, path: Path) -> Tuning:
     return tuning
 
 
-def passes(backbone: Backbone, device: str, precision: str, batch_size: int, count: int) -> None:
-    """So many forward passes of the backbone alone, ended when the last one is done."""
-    side = backbone.card.image_size or 224
+def passes(forward: Forward, side: int, device: str, precision: str, batch_size: int, count: int) -> None:
+    """So many forward passes, ended when the last one is done."""
     pixels = torch.randn(batch_size, 3, side, side, device=device).to(memory_format=torch.channels_last)
     with torch.inference_mode(), number_format(device, precision):
         for _ in range(count):
-            pooled = backbone(pixels).pooled
-        pooled.float().sum().item()  # waits for the device
+            answer = forward(pixels)
+        answer.float().sum().item()  # waits for the device
 
 
-def bare_rate(backbone: Backbone, device: str, precision: str, batch_size: int, tiles: int, lanes: int = 1) -> float:
-    """Tiles per second of the backbone alone, with so many batches side by side."""
+def bare_rate(
+    forward: Forward, side: int, device: str, precision: str, batch_size: int, tiles: int, lanes: int = 1
+) -> float:
+    """Tiles per second of forward passes alone, with so many batches side by side."""
     count = max(1, tiles // batch_size // lanes)
     before = torch.get_num_threads()
     threads = max(1, before // lanes)
     with ThreadPoolExecutor(lanes, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
 
         def run(each: int) -> None:
-            for task in [pool.submit(passes, backbone, device, precision, batch_size, each) for _ in range(lanes)]:
+            for task in [pool.submit(passes, forward, side, device, precision, batch_size, each) for _ in range(lanes)]:
                 task.result()
 
         run(1)
@@ -86,6 +90,18 @@ def bare_rate(backbone: Backbone, device: str, precision: str, batch_size: int, 
         seconds = time.perf_counter() - started
     torch.set_num_threads(before)
     return lanes * count * batch_size / seconds
+
+
+def own_forward(tuning: Tuning, backbone: Backbone) -> Forward:
+    """The tuned model with its attention maps."""
+    model = build_model(tuning, backbone)
+
+    def forward(pixels: torch.Tensor) -> torch.Tensor:
+        answer = model(pixels, attention=True)
+        maps = [answer.attention[name].sum() for name in model.attention_sources]
+        return answer.logits.sum() + sum(maps)
+
+    return forward
 
 
 def whole_rate(slide: Any, tuning: Tuning, out: Path, options: dict[str, Any]) -> float:
@@ -126,7 +142,8 @@ def report(rounds: list[dict[str, float]], bare: list[str]) -> None:
     for name in rounds[0]:
         print(f"{name}: {statistics.median(one[name] for one in rounds):.1f} tiles/s")
     for name in (name for name in rounds[0] if name not in bare):
-        for other in bare:
+        own = name.replace("prediction by", "forward of the model tuned by")
+        for other in (other for other in bare if "tuned by" not in other or other == own):
             ratios = [one[name] / one[other] for one in rounds]
             spread = f"{min(ratios):.3f} to {max(ratios):.3f}"
             print(f"{name} / {other}: {statistics.median(ratios):.3f} (of {len(ratios)} rounds, {spread})")
@@ -151,13 +168,16 @@ def main() -> None:
     print(f"{backbone.card.title} on {device} ({torch.get_num_threads()} threads), batches of {batch_size}")
     print(f"{chosen.name}: {chosen.reason}")
 
-    def bare(count: int) -> Callable[[], float]:
-        return lambda: bare_rate(backbone, device, chosen.name, batch_size, wanted.tiles, count)
+    def bare(forward: Forward, count: int) -> Callable[[], float]:
+        side = backbone.card.image_size or 224
+        return lambda: bare_rate(forward, side, device, chosen.name, batch_size, wanted.tiles, count)
 
-    turns: dict[str, Callable[[], float]] = {"bare forward, one batch on all cores": bare(1)}
+    def pooled(pixels: torch.Tensor) -> torch.Tensor:
+        return backbone(pixels).pooled
+
+    turns: dict[str, Callable[[], float]] = {"bare forward, one batch on all cores": bare(pooled, 1)}
     if lanes > 1:
-        turns[f"bare forward, {lanes} batches side by side on {threads} cores each"] = bare(lanes)
-    plain = list(turns)
+        turns[f"bare forward, {lanes} batches side by side on {threads} cores each"] = bare(pooled, lanes)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         tunings = {method: random_tuning(method, backbone, folder / method) for method in wanted.methods.split(",")}
@@ -168,6 +188,9 @@ def main() -> None:
             def whole(tuning: Tuning) -> Callable[[], float]:
                 return lambda: whole_rate(slide, tuning, folder, options)
 
+            for method, tuning in tunings.items():
+                turns[f"forward of the model tuned by {method}"] = bare(own_forward(tuning, backbone), lanes)
+            plain = list(turns)
             turns |= {f"prediction by {method}": whole(tuning) for method, tuning in tunings.items()}
             rounds: list[dict[str, float]] = []
             for number in range(wanted.rounds + 1):

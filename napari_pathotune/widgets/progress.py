@@ -146,7 +146,7 @@ def cancelled_text(job: JobState) -> str:
     """What a cancelled job says: of a tuning, which epoch is kept."""
     epochs, best = len(job.result.get("epochs") or ()), job.result.get("best_epoch")
     if job.command != "tune":
-        return "Cancelled. What was done is kept."
+        return "Cancelled. What was done is kept." if job.done else "Cancelled before anything was done."
     if not job.result.get("out"):
         return "Cancelled before the first epoch was done, so there is nothing to keep."
     if not best:

@@ -193,9 +193,15 @@ class WorkerNotStarted(PathotuneError, RuntimeError):
 
 
 class Cancelled(PathotuneError, RuntimeError):
-    """The person cancelled; what was done stays."""
+    """The person cancelled.
+
+    Parameters
+    ----------
+    what : was cancelled.
+    kept : what is kept of it, as a half-sentence; nothing is said where nothing is.
+    """
 
     exit_code = 130
 
-    def __init__(self, what: str = "The work") -> None:
-        super().__init__(f"{what} was cancelled; what was done is kept.")
+    def __init__(self, what: str = "The work", kept: str = "") -> None:
+        super().__init__(f"{what} was cancelled{f'; {kept}' if kept else ''}.")

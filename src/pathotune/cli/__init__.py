@@ -80,7 +80,7 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"pathotune: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None
     except KeyboardInterrupt:
-        print("pathotune: cancelled; what was done is kept.", file=sys.stderr)
+        print("pathotune: cancelled; files that were written by then are kept.", file=sys.stderr)
         raise SystemExit(130) from None
     except BrokenPipeError:
         raise SystemExit(0) from None

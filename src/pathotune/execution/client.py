@@ -273,7 +273,9 @@ class WorkerClient:
         if process is not None:
             process.wait()  # nobody else writes into its files any more
         rescued = self._rescued()
-        text = "The work was cancelled; what was done is kept."
+        text = "The work was cancelled."
+        if self._job is not None and self._job.command in ("predict", "features"):
+            text = "The work was cancelled; what was written by then is kept."
         last = events.Finished(rescued) if rescued else events.Failed("Cancelled", text, 130)
         self._inbox.put((generation, last))
 

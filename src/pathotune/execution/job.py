@@ -344,14 +344,14 @@ def _evaluate(arguments: dict[str, Any], cache: BackboneCache, cancel: Callable[
 
 
 def _until_cancelled(stream: Iterator[events.Event], cancel: Callable[[], bool]) -> Iterator[events.Event]:
-    """Pass events on; a cancel closes the stream, which keeps what it has."""
+    """Pass events on; a cancel closes the stream, of which nothing is kept."""
     for event in stream:
         yield event
         if cancel() and not isinstance(event, events.Finished):
             close = getattr(stream, "close", None)
             if close is not None:
                 close()
-            yield events.Failed("Cancelled", "The work was cancelled; what was done is kept.", 130)
+            yield events.Failed("Cancelled", "The evaluation was cancelled.", 130)
             return
 
 

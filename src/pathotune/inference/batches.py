@@ -83,8 +83,8 @@ def answered(run: Run, lanes: Lanes, reader: TileReader, parts: list[NDArray[np.
     """Batches in the order of the tiles, each with its answer on the way and the later ones running."""
     waiting: deque[Batch] = deque()
     idle, began = Waiting(lanes.count, run.clock), run.clock()
-    for part in parts:
-        with reader.batches(run.tiles, run.batch_size, order=part) as batches:
+    for part, size in _evened(run, lanes.count, parts):
+        with reader.batches(run.tiles, size, order=part) as batches:
             for indices, images in idle.over(batches, waiting):
                 at = 0
                 while at < len(indices):
@@ -103,6 +103,20 @@ def answered(run: Run, lanes: Lanes, reader: TileReader, parts: list[NDArray[np.
     while waiting:
         yield waiting.popleft()
     run.waited, run.looped = idle.seconds, run.clock() - began
+
+
+def _evened(run: Run, lanes: int, parts: list[NDArray[np.intp]]) -> Iterator[tuple[NDArray[np.intp], int]]:
+    """The parts with the size of their batches; what does not fill a batch for every lane is shared out evenly.
+
+    Otherwise the last batch of a slide would be computed on one core while the others have nothing to do. Where bytes
+    must be equal batches are cut alike however many lanes there are.
+    """
+    for part in parts:
+        left = 0 if run.deterministic or lanes == 1 else len(part) % (run.batch_size * lanes)
+        if left < len(part):
+            yield part[: len(part) - left], run.batch_size
+        if left:
+            yield part[len(part) - left :], -(-left // lanes)
 
 
 def take(run: Run, stream: StoreStream, lanes: Lanes, batch: Batch, done: NDArray[np.bool_]) -> Iterator[Event]:

@@ -180,7 +180,7 @@ def _extracted(
                 f"{error}".replace("Choose another --out, or replace it with --restart", _ADVICE)
             ) from None
         if result.get("status") == "cancelled" or (cancel is not None and cancel()):
-            raise Cancelled("The extraction of features")
+            raise Cancelled("The extraction of features", "the slides that were done are kept")
         if result.get("out"):
             paths[row] = Path(result["out"])
             # All slides of a cohort in the number format that was found good for the first.

@@ -83,7 +83,7 @@ class Stopping:
         if self._is_timing:
             return
         if self._asking():
-            raise Cancelled("The tuning")
+            raise Cancelled("The tuning")  # who has an epoch to keep catches it and says so
 
     def passing(self, stream: Generator[Event, None, Found]) -> Generator[Event, None, Found]:
         """Pass on the events of a generator and look after each; gives what it gives."""

@@ -80,6 +80,7 @@ def test_cancel_of_a_stubborn_job_kills_within_a_second(client: WorkerClient, un
     client.cancel()
     last = until(client)[-1]
     assert isinstance(last, Failed) and last.kind == "Cancelled" and last.exit_code == 130
+    assert last.text == "The work was cancelled.", "nothing was kept, and nothing is said of it"
     # The job itself would go on for a minute; how long the timer waits is all that is ours.
     process.wait(timeout=30)
     assert KILL_AFTER_S < 1

@@ -171,6 +171,10 @@ def test_several_batches_at_a_time_change_nothing(
             result, _ = run(slide_path, tuning, tmp_path / str(threads), batch_size=16)
             assert torch.get_num_threads() == threads
             found.append(arrays(result["store"]))
+        left = result["tiles"] % (3 * 16)
+        evened = -(-left // 3)
+        assert 0 < evened < 16 and model.seen.count(evened) >= 2, "the last tiles are shared out among the lanes"
+        assert len(model.seen) - model.seen.count(16) <= 4 + 2, "and no others"
     finally:
         torch.set_num_threads(before)
     for one, other in zip(*found, strict=True):
