@@ -135,7 +135,9 @@ def show_one(kind: str, state: str, store: str, slide: Path, tuning: Path) -> No
     import napari
 
     # What is measured is the slide's way to the screen, not Python's to its libraries.
-    for name in ("dask.array", "imagecodecs", "tifffile", "tiffslide", "zarr", "napari_pathotune.opening"):
+    ours = (f"napari_pathotune.{name}" for name in ("canvas", "opening", "overlay", "session", "slide_view"))
+    slides = ("pathotune.slides.glance", "pathotune.slides.tiff", "pathotune.inference.predictions")
+    for name in ("dask.array", "imagecodecs", "tifffile", "tiffslide", "zarr", "scipy.ndimage", *ours, *slides):
         import_module(name)
 
     prepare = {"numpy": as_numpy, "zarr": as_zarr, "dask": as_dask, "napari-wsi": as_napari_wsi}.get(kind, as_ours)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 WHITE = "white"
@@ -26,6 +28,8 @@ class Preferences:
 
 def preferences() -> Preferences:
     """Read the plugin's preferences now."""
+    if _are_untouched():
+        return Preferences()
     try:
         from napari.settings import get_plugin_settings
 
@@ -36,6 +40,18 @@ def preferences() -> Preferences:
     known = Preferences.__dataclass_fields__
     values = {name: getattr(group, name) for group in groups for name in known if hasattr(group, name)}
     return Preferences(**values)
+
+
+def _are_untouched() -> bool:
+    """Whether nobody has ever changed a preference, as far as can be told at once.
+
+    napari reads the manifests of all plugins before it gives the first preference, a sixth of the time in which a slide
+    is opened. It keeps those that were changed in a file, and all of them in memory once anybody has asked.
+    """
+    from napari import settings
+
+    asked, own = getattr(settings, "_PLUGIN_SETTINGS", None), getattr(settings, "_CFG_PATH", None)
+    return asked == {} and bool(own) and not (Path(str(own)).parent / "pathotune.yaml").exists()
 
 
 def plain_viewer(viewer: Any) -> Any:
@@ -80,6 +96,32 @@ def show_slide_view(viewer: Any) -> None:
     canvas: Any = getattr(viewer, "canvas", None)
     if preferences().white_background and hasattr(canvas, "background_color_override"):
         canvas.background_color_override = WHITE
+
+
+@contextmanager
+def computing_here() -> Iterator[None]:
+    """In here dask computes in this process, without a look for a cluster first.
+
+    Before it computes anything dask imports the whole of `distributed`, where that is installed, to ask whether there
+    is a client: most of a second before the first picture. Where nobody has imported it there is none.
+    """
+    import dask
+    from dask.threaded import get
+
+    if "distributed" in sys.modules or dask.config.get("scheduler", None):
+        yield
+        return
+    with dask.config.set(scheduler=get):
+        yield
+
+
+def until_next_turn(context: AbstractContextManager[Any]) -> None:
+    """Enter a context until the next turn of the loop: in this one napari makes layers of what a reader gives."""
+    from qtpy.QtCore import QTimer
+
+    stack = ExitStack()
+    stack.enter_context(context)
+    QTimer.singleShot(0, lambda: stack.close())  # PyQt would not keep the stack of a bound method
 
 
 def restore_view(viewer: Any) -> None:

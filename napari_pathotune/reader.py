@@ -93,6 +93,8 @@ def _read_slide(path: Path) -> list[LayerData]:
         compat.show_warning(f"{slide.name}: {sentence}")
     viewer = compat.current_viewer()
     if viewer is not None:
+        if compat.has_window(viewer):
+            compat.until_next_turn(compat.computing_here())
         compat.show_slide_view(viewer)
         session_of(viewer)  # also without the dock: it keeps slides from hiding each other
     return [slide_layer(slide), *_belonging(slide)]

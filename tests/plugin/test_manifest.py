@@ -44,6 +44,32 @@ def test_every_preference_has_a_title_and_is_read(manifest: npe2.PluginManifest)
     assert known == vars(Preferences())
 
 
+def test_preferences_nobody_changed_are_told_without_all_plugins(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    settings = pytest.importorskip("napari.settings")
+    if not hasattr(settings, "_PLUGIN_SETTINGS"):
+        pytest.skip("napari before 0.9 has no such preferences")
+    from napari_pathotune.compat import Preferences, preferences
+
+    asked: list[str] = []
+
+    def ask(name: str) -> object:
+        asked.append(name)
+        raise KeyError(name)
+
+    monkeypatch.setattr(settings, "_PLUGIN_SETTINGS", {})
+    monkeypatch.setattr(settings, "_CFG_PATH", str(tmp_path / "settings.yaml"))
+    monkeypatch.setattr(settings, "get_plugin_settings", ask)
+    assert preferences() == Preferences() and not asked
+    (tmp_path / "pathotune.yaml").write_text("display: {opacity: 0.2}")
+    assert preferences() == Preferences() and asked == ["pathotune"], "a file with changes is read"
+    (tmp_path / "pathotune.yaml").unlink()
+    monkeypatch.setattr(settings, "_PLUGIN_SETTINGS", {"pathotune": None})
+    preferences()
+    assert len(asked) == 2, "what is in memory counts"
+
+
 @pytest.mark.parametrize("name", ["a.svs", "b c.ndpi", "ü.ome.tif", "x.mrxs", "dir/y.tiff", "z.dcm"])
 def test_slides_match_a_reader_pattern(manifest: npe2.PluginManifest, name: str) -> None:
     from fnmatch import fnmatch

@@ -124,3 +124,22 @@ def test_the_slides_label_is_hidden_until_it_is_asked_for(
     assert shown == ["label"] and not overview.label.isHidden()
     overview.refresh()
     assert overview.label.isHidden(), "hidden again for the next slide"
+
+
+def test_a_slides_layer_is_made_without_a_look_for_a_cluster(qtbot: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import gc
+    import sys
+
+    import dask
+    from dask.base import get_scheduler
+    from dask.threaded import get
+
+    monkeypatch.delitem(sys.modules, "distributed", raising=False)
+    compat.until_next_turn(compat.computing_here())
+    gc.collect()
+    assert dask.config.get("scheduler", None) is get
+    assert get_scheduler() is get and "distributed" not in sys.modules
+    qtbot.waitUntil(lambda: dask.config.get("scheduler", None) is None)
+    monkeypatch.setitem(sys.modules, "distributed", dask)
+    with compat.computing_here():
+        assert dask.config.get("scheduler", None) is None, "there may be a client, which is left to dask"
