@@ -189,7 +189,8 @@ def main() -> None:
                 return lambda: whole_rate(slide, tuning, folder, options)
 
             for method, tuning in tunings.items():
-                turns[f"forward of the model tuned by {method}"] = bare(own_forward(tuning, backbone), lanes)
+                if method != "linear_probe":  # whose forward is the backbone's
+                    turns[f"forward of the model tuned by {method}"] = bare(own_forward(tuning, backbone), lanes)
             plain = list(turns)
             turns |= {f"prediction by {method}": whole(tuning) for method, tuning in tunings.items()}
             rounds: list[dict[str, float]] = []

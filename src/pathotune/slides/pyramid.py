@@ -53,10 +53,13 @@ class Pyramid:
         self._reduced: dict[tuple[int, int], Plane] = {}
         self.plane_of_level = [self.planes.index(plane) for plane in self.planes if plane.level is not None]
 
-    def region(self, plane_index: int, x: int, y: int, width: int, height: int, factor: int = 1) -> Pixels:
+    def region(
+        self, plane_index: int, x: int, y: int, width: int, height: int, factor: int = 1, keep: bool = True
+    ) -> Pixels:
         """Pixels (height, width, 3) of a box in that plane's own pixels; white outside.
 
         With a `factor` of 2, 4 or 8 in pixels that are so many times larger, decoded at that size where the file can.
+        Without `keep` blocks that are not in memory are decoded for this box alone.
         """
         plane = self.planes[plane_index] if factor == 1 else self._reduced_plane(plane_index, factor)
         inside = x >= 0 and y >= 0 and x + width <= plane.width and y + height <= plane.height
@@ -72,7 +75,9 @@ class Pyramid:
             for column in range(left // block_width, (right - 1) // block_width + 1):
                 x0 = column * block_width
                 first, last = max(x0, left), min(x0 + block_width, right)
-                block = self._block(plane_index, row, column, factor)
+                block = self._block(plane_index, row, column, factor, keep)
+                if block.shape == out.shape and (x, y) == (x0, y0) and block.flags.writeable:
+                    return block  # the very box, decoded for nobody else
                 out[upper - y : lower - y, first - x : last - x] = block[
                     upper - y0 : lower - y0, first - x0 : last - x0
                 ]
@@ -98,12 +103,17 @@ class Pyramid:
         """Forget this slide's blocks."""
         BLOCKS.drop(self._owner)
 
-    def _block(self, plane_index: int, row: int, column: int, factor: int = 1) -> Pixels:
+    def _block(self, plane_index: int, row: int, column: int, factor: int = 1, keep: bool = True) -> Pixels:
+        place = plane_index, row, column
         if factor > 1:
-            key = (self._owner, plane_index, row, column, factor)
-            return BLOCKS.get(key, lambda: self._made_smaller(plane_index, row, column, factor))
-        make = self._from_file if self.planes[plane_index].level is not None else self._halved
-        return BLOCKS.get((self._owner, plane_index, row, column), lambda: make(plane_index, row, column))
+            key, make = (self._owner, *place, factor), lambda: self._made_smaller(*place, factor)
+        else:
+            from_file = self.planes[plane_index].level is not None
+            key, make = (self._owner, *place), lambda: (self._from_file if from_file else self._halved)(*place)
+        if keep:
+            return BLOCKS.get(key, make)
+        found = BLOCKS.peek(key)
+        return make() if found is None else found
 
     def _from_file(self, plane_index: int, row: int, column: int) -> Pixels:
         level = self.planes[plane_index].level

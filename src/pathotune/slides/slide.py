@@ -105,7 +105,9 @@ class Slide:
         """The name of the embedded colour profile."""
         return profile_name(self._lease.source.facts.icc)
 
-    def read(self, x: int, y: int, width: int, height: int, level: int = 0, reduce: int = 1) -> Pixels:
+    def read(
+        self, x: int, y: int, width: int, height: int, level: int = 0, reduce: int = 1, keep: bool = True
+    ) -> Pixels:
         """Pixels of a box.
 
         Parameters
@@ -114,6 +116,7 @@ class Slide:
             is white.
         level : index into `levels`.
         reduce : 1, or 2, 4 or 8 for pixels that are so many times larger than the level's, decoded at that size.
+        keep : whether what is decoded for it stays in memory for the next read.
 
         Returns
         -------
@@ -129,12 +132,19 @@ class Slide:
             raise UsageError(f"A box of {width} × {height} pixels cannot be read.")
         if reduce not in REDUCTIONS:
             raise UsageError(f"Pixels are read at 1/{', 1/'.join(map(str, REDUCTIONS))} of their size, not 1/{reduce}.")
-        return self._region(self._planes.plane_of_level[level], int(x), int(y), int(width), int(height), reduce)
+        return self._region(self._planes.plane_of_level[level], int(x), int(y), int(width), int(height), reduce, keep)
 
-    def _region(self, plane: int, x: int, y: int, width: int, height: int, reduce: int = 1) -> Pixels:
+    def block_size(self, level: int) -> tuple[int, int]:
+        """Width and height of the blocks a level is decoded in, in its pixels."""
+        plane = self._planes.planes[self._planes.plane_of_level[level]]
+        return plane.block_width, plane.block_height
+
+    def _region(
+        self, plane: int, x: int, y: int, width: int, height: int, reduce: int = 1, keep: bool = True
+    ) -> Pixels:
         source = self._source
         try:
-            return self._planes.region(plane, x, y, width, height, reduce)
+            return self._planes.region(plane, x, y, width, height, reduce, keep)
         except SlideUnreadable:
             raise
         except Exception as error:  # any of the decoders, each with its own errors

@@ -201,17 +201,34 @@ class TileReader:
             previous = index
         return [np.array(group, dtype=np.intp) for group in groups]
 
-    def _read_group(self, x: NDArray[np.float64], y: NDArray[np.float64], members: Indices, out: Images) -> None:
-        """Read these tiles (of one row) into their places of `out`."""
+    def _is_stored_so(self, x: NDArray[np.float64], y: NDArray[np.float64]) -> bool:
+        """Whether every one of these tiles is a block of the file as it is, so that none needs a block of another."""
+        window, size = self._window, self.reading.image_px
+        if not window.is_plain or window.reduce > 1 or self.slide.block_size(window.level) != (size, size):
+            return False
+        corners = np.floor(np.stack([x, y]) / window.downsample + 0.5).astype(np.int64)
+        return not np.any(corners % size)
+
+    def _read_group(
+        self, x: NDArray[np.float64], y: NDArray[np.float64], members: Indices, out: Images, keep: bool = True
+    ) -> None:
+        """Read these tiles (of one row) into their places of `out`; without `keep` each is a block of the file."""
         missing = self._cache.take(x, y, members, out)
         if not len(missing):
             return
         fill = self._take_plain if self._window.is_plain else self._resample
+        fill = fill if keep else self._take_stored
         fill(x[missing] / self._window.downsample, float(y[missing[0]]) / self._window.downsample, missing, out)
         normalise = self._normaliser()
         if normalise is not None:
             out[missing] = normalise(out[missing])
         self._cache.keep(x, y, missing, out)
+
+    def _take_stored(self, left: NDArray[np.float64], top: float, members: Indices, out: Images) -> None:
+        size, row = self.reading.image_px, int(np.floor(top + 0.5))
+        columns = np.floor(left + 0.5).astype(int)
+        for index, column in zip(members.tolist(), columns.tolist(), strict=True):
+            out[index] = self.slide.read(column, row, size, size, self._window.level, keep=False)
 
     def _take_plain(self, left: NDArray[np.float64], top: float, members: Indices, out: Images) -> None:
         size = self.reading.image_px
@@ -281,6 +298,8 @@ class Batches(Iterator[tuple[Indices, Images]]):
         self._reader, self._pool, self._batch_size = reader, pool, batch_size
         self._x, self._y = np.asarray(tiles.x_px0, np.float64), np.asarray(tiles.y_px0, np.float64)
         self._indices, self._next = indices, 0
+        # Blocks that nobody else needs would only push out of memory what others have there.
+        self._keep = not reader._is_stored_so(self._x, self._y)
         self._pending: deque[_Pending] = deque()
         self._stop = threading.Event()
         self._ahead = AHEAD + reader.threads
@@ -322,7 +341,7 @@ class Batches(Iterator[tuple[Indices, Images]]):
 
     def _work(self, x: NDArray[np.float64], y: NDArray[np.float64], members: Indices, images: Images) -> None:
         if not self._stop.is_set():
-            self._reader._read_group(x, y, members, images)
+            self._reader._read_group(x, y, members, images, self._keep)
 
     def close(self) -> None:
         """Stop now: what is queued is dropped, and what is being read (a fraction of a second) is waited for."""

@@ -69,6 +69,9 @@ class FormulaSlide:
         pixels = np.where((outside_x[None, :] | outside_y[:, None])[..., None], 255, pixels)
         return np.clip(np.round(pixels), 0, 255).astype(np.uint8)
 
+    def block_size(self, level: int) -> tuple[int, int]:
+        return self.levels[level].width, self.levels[level].height
+
     def thumbnail(self, max_px: int = 1024) -> NDArray[np.uint8]:
         ratio = max(self.width_px0, self.height_px0) / max_px
         x = (np.arange(max(1, round(self.width_px0 / ratio))) + 0.5) * ratio

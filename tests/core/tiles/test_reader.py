@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import tifffile
 
 from pathotune.errors import MissingPixelSize, SlideUnreadable, UsageError
+from pathotune.slides import open_slide
+from pathotune.slides.cache import BLOCKS
 from pathotune.tiles import Reading, TileReader, tile_grid
 
 
@@ -182,6 +186,23 @@ def test_kept_tiles_are_not_read_again(formula_slide):
         assert slide.reads == []
         reader.read_at(tiles.x_px0[50:], tiles.y_px0[50:])
         assert slide.reads
+
+
+@pytest.mark.parametrize(("shift", "is_kept"), [(0, False), (64, False), (32, True)])
+def test_tiles_that_are_the_files_own_blocks_push_nothing_out_of_memory(tmp_path, shift, is_kept):
+    pixels = np.random.default_rng(0).integers(0, 255, (320, 320, 3), dtype=np.uint8)
+    options = {"resolution": (2e4, 2e4), "resolutionunit": "CENTIMETER", "photometric": "rgb"}
+    tifffile.imwrite(tmp_path / "slide.tiff", pixels, tile=(64, 64), metadata=None, **options)
+    corners = np.arange(3) * 64.0 + shift
+    places = SimpleNamespace(x_px0=np.tile(corners, 3), y_px0=np.repeat(corners, 3))
+    with open_slide(tmp_path / "slide.tiff") as slide:
+        slide.read(shift, shift, 64, 64)
+        before = BLOCKS.bytes_used
+        with TileReader(slide, Reading(mpp=0.5, tile_px=64, image_px=64), threads=2) as reader:
+            found = np.concatenate([images for _, images in reader.batches(places, 4)])
+        assert (BLOCKS.bytes_used > before) == is_kept
+    for x, y, image in zip(places.x_px0.astype(int), places.y_px0.astype(int), found, strict=True):
+        np.testing.assert_array_equal(image, pixels[y : y + 64, x : x + 64])
 
 
 def test_what_cannot_be_is_said(formula_slide):
