@@ -104,12 +104,14 @@ class Pyramid:
         BLOCKS.drop(self._owner)
 
     def _block(self, plane_index: int, row: int, column: int, factor: int = 1, keep: bool = True) -> Pixels:
-        place = plane_index, row, column
+        place = (plane_index, row, column)
+        make: Callable[[], Pixels]
         if factor > 1:
-            key, make = (self._owner, *place, factor), lambda: self._made_smaller(*place, factor)
+            key: tuple[int, ...] = (self._owner, *place, factor)
+            make = partial(self._made_smaller, *place, factor)
         else:
-            from_file = self.planes[plane_index].level is not None
-            key, make = (self._owner, *place), lambda: (self._from_file if from_file else self._halved)(*place)
+            key = (self._owner, *place)
+            make = partial(self._from_file if self.planes[plane_index].level is not None else self._halved, *place)
         if keep:
             return BLOCKS.get(key, make)
         found = BLOCKS.peek(key)
