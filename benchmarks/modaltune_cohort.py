@@ -45,7 +45,8 @@ ABLATIONS = {
     "diagnosis prompt alone": {"prompts": "diagnosis"},
     "survival prompt alone": {"prompts": "survival"},
 }
-RIVALS = ("image only", "genes only", "late fusion")
+RIVALS = ("image only", "genes only", "late fusion", "no net, linear models")
+ROWS = ("ModalTune", *RIVALS, "two sites", *ABLATIONS)
 
 
 def pathway_sets(random: np.random.Generator) -> dict[str, list[str]]:
@@ -241,6 +242,8 @@ def rival(folder: Path, name: str, seed: int) -> dict[str, object]:
     genes_of = torch.from_numpy(np.nan_to_num(scaler.apply(expression.take(place))))
     member = pathway_matrix(read_pathways(inputs.pathways), scaler.genes).member
     first = [own[0] for own in rows]
+    if name == "no net, linear models":
+        return linear(features, mask, genes_of, cohort, first, train, test)
     labels = torch.from_numpy(cohort.label_indices()[first])
     survived, event = torch.from_numpy(cohort.time[first]), torch.from_numpy(cohort.event[first])
     model = rival_model(name, member, features[torch.from_numpy(train)])
@@ -248,10 +251,9 @@ def rival(folder: Path, name: str, seed: int) -> dict[str, object]:
     random, best = np.random.default_rng(seed), (-1.0, None)
     for _ in range(40):
         model.train()
+        order = random.permutation(train)
         for start in range(0, len(train), 16):
-            few = (
-                random.permutation(train)[start : start + 16] if start == 0 else random.choice(train, 16, replace=False)
-            )
+            few = order[start : start + 16]
             said, risk = model(features[few], mask[few], genes_of[few])
             loss = functional.cross_entropy(said, labels[few]) + cox_loss(risk, survived[few], event[few])
             optimizer.zero_grad()
@@ -267,6 +269,26 @@ def rival(folder: Path, name: str, seed: int) -> dict[str, object]:
         "balanced_accuracy": best[1][0],
         "c_index": best[1][1],
         "parameters": sum(value.numel() for value in model.parameters()),
+        "cpu_seconds": round(time.process_time() - started, 1),
+    }
+
+
+def linear(features, mask, genes_of, cohort, first, train, test) -> dict[str, object]:
+    """Mean tile beside the genes, each number standardised; then the same linear models as on ModalTune's vectors."""
+    from pathotune.training.linear_models import ClassModel, CoxModel, c_index
+    from pathotune.training.metrics import balanced_accuracy
+
+    started = time.process_time()
+    mean = (features * mask[..., None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)
+    vectors = np.concatenate([mean.numpy(), genes_of.numpy()], axis=1)
+    vectors = (vectors - vectors[train].mean(axis=0)) / vectors[train].std(axis=0)
+    labels, survived, event = cohort.label_indices()[first], cohort.time[first], cohort.event[first]
+    said = ClassModel.fit(vectors[train], labels[train], 2).probabilities(vectors[test]).argmax(axis=1)
+    risk = CoxModel.fit(vectors[train], survived[train], event[train]).risk(vectors[test])
+    return {
+        "balanced_accuracy": balanced_accuracy(labels[test], said, 2),
+        "c_index": c_index(survived[test], event[test], risk),
+        "parameters": 0,
         "cpu_seconds": round(time.process_time() - started, 1),
     }
 
@@ -403,25 +425,25 @@ def main() -> None:
 
     torch.set_num_threads(asked.threads)
     out, found = asked.out, {}
-    names = ("ModalTune", *RIVALS, "two sites", *ABLATIONS)
-    for name in [name for name in names if not asked.only or name in asked.only.split(",")]:
-        found[name] = []
-        for seed in range(asked.seeds if name in ("ModalTune", *RIVALS) else asked.ablation_seeds):
-            work = out / "tunings" / f"{name.replace(' ', '-')}-{seed}.pathotune.safetensors"
-            if name == "two sites":
-                folder = make(out / f"sites-{seed}", PATIENTS, seed, ("breast", "lung"))
-                other = make(out / f"kidney-{seed}", OTHERS, 1000 + seed, ("kidney",))
-                made = lambda f=folder, o=other, s=seed, w=work: modaltune(f, "two sites", s, w, (o,))  # noqa: E731
-            else:
-                folder = make(out / f"cohort-{seed}", PATIENTS, seed)
-                if name in RIVALS:
-                    made = lambda f=folder, n=name, s=seed: rival(f, n, s)  # noqa: E731
-                else:
-                    made = lambda f=folder, n=name, s=seed, w=work: modaltune(f, n, s, w)  # noqa: E731
-            found[name].append(cell(out, name, seed, made))
+    names = [name for name in ROWS if not asked.only or name in asked.only.split(",")]
+    for seed in range(asked.seeds):
+        for name in names:
+            if seed < asked.ablation_seeds or name in ("ModalTune", *RIVALS):
+                found.setdefault(name, []).append(cell(out, name, seed, lambda n=name, s=seed: filled(out, n, s)))
+        found = {name: found[name] for name in names if name in found}
         if not asked.only:
             (out / "table.md").write_text(table(found), encoding="utf-8")
     print(table(found))
+
+
+def filled(out: Path, name: str, seed: int) -> dict[str, object]:
+    """Compute one cell of the table."""
+    work = out / "tunings" / f"{name.replace(' ', '-')}-{seed}.pathotune.safetensors"
+    if name == "two sites":
+        folder = make(out / f"sites-{seed}", PATIENTS, seed, ("breast", "lung"))
+        return modaltune(folder, name, seed, work, (make(out / f"kidney-{seed}", OTHERS, 1000 + seed, ("kidney",)),))
+    folder = make(out / f"cohort-{seed}", PATIENTS, seed)
+    return rival(folder, name, seed) if name in RIVALS else modaltune(folder, name, seed, work)
 
 
 if __name__ == "__main__":

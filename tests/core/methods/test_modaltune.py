@@ -224,6 +224,38 @@ def test_stochastic_depth_keeps_the_mean():
     assert drop_path(values, 0.25, False) is values
 
 
+def test_readers_that_start_small_let_the_genes_be_seen():
+    given = patients(count=8)
+    other = given._replace(features=given.features.flip(0))  # the same genes, other tiles
+    changes = {}
+    for start in (1.0, 0.01):
+        model = build(extractor_start=start).eval()
+        sides = []
+        for tiles in (given, other):
+            found = []
+            fused = model._fused
+
+            def kept(image, side, hidden, found=found, fused=fused):
+                found.append(side)
+                return fused(image, side, hidden)
+
+            model._fused = kept
+            model(tiles, ("general",))
+            model._fused = fused
+            sides.append(found[0][:, 1:])
+        apart = (sides[0] - sides[1]).norm() / (sides[0] - sides[0].mean(dim=0)).norm()
+        changes[start] = apart.item()
+    assert changes[0.01] < 0.1 * changes[1.0]
+    # Nothing but the scale is another: the same draws, and the number of weights as published.
+    plain, small = (dict(build(extractor_start=start).named_parameters()) for start in (1.0, 0.01))
+    for name, value in plain.items():
+        scaled = "interactions" in name and any(
+            part in name for part in ("attention.output", "feed.second", "itself.output")
+        )
+        scaled = scaled and "injector" not in name
+        assert torch.allclose(small[name], value * 0.01 if scaled else value), name
+
+
 def test_prompts_that_do_not_exist_are_named():
     assert load_config("modaltune", {"prompts": "survival, general"}).prompt_names == ("general", "survival")
     with pytest.raises(UsageError, match=r"'stage'.*general, diagnosis, survival"):

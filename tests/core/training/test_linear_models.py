@@ -54,7 +54,7 @@ def test_cox_regression_finds_the_direction_of_the_hazard():
     pytest.importorskip("sksurv")
     time, event, risk = outcomes(300)
     vectors = np.random.default_rng(1).normal(size=(300, 6))
-    vectors[:, 2] = 3 + 0.1 * risk
+    vectors[:, 2] = 3 + risk
     model = CoxModel.fit(vectors, time, event)
     assert np.abs(model.weights).argmax() == 2 and model.weights[2] > 0
     assert c_index(time, event, model.risk(vectors)) > 0.65
@@ -86,6 +86,20 @@ def test_two_classes_are_those_of_the_library():
     random = np.random.default_rng(0)
     vectors, labels = random.normal(size=(60, 4)), np.arange(60) % 2
     model = ClassModel.fit(vectors, labels, 2, strength=1.0)
-    standard = (vectors - vectors.mean(axis=0)) / vectors.std(axis=0)
+    standard = (vectors - vectors.mean(axis=0)) / np.sqrt(vectors.var(axis=0).mean())
     plain = LogisticRegression(max_iter=200, class_weight="balanced").fit(standard, labels)
     assert np.allclose(model.probabilities(vectors), plain.predict_proba(standard), atol=1e-6)
+
+
+def test_what_hardly_varies_counts_little():
+    # Two numbers follow the labels of the patients to learn from, one of them varies ten thousand times as much.
+    labels = np.arange(60) % 2
+    vectors = np.stack([labels * 2.0 - 1.0, (labels * 2.0 - 1.0) * 1e-4], axis=1)
+    model = ClassModel.fit(vectors, labels, 2)
+    assert abs(model.weights[1, 1]) < 1e-3 * abs(model.weights[1, 0])
+    # Those who have it the other way round are told by the first number alone, in any unit of both.
+    for unit in (1.0, 1e-3):
+        said = ClassModel.fit(vectors * unit, labels, 2).probabilities(vectors * (1.0, -1.0) * unit)
+        assert (said.argmax(axis=1) == labels).all()
+        assert np.allclose(said, model.probabilities(vectors * (1.0, -1.0)), atol=1e-6)
+    assert np.isfinite(ClassModel.fit(np.ones((4, 3)), np.arange(4) % 2, 2).probabilities(np.ones((4, 3)))).all()

@@ -53,6 +53,16 @@ class ModalTuneConfig(MethodConfig):
     gamma_start: Annotated[
         float, {"min": 0.0, "max": 1.0, "step": 0.1, "tooltip": "How much of the side path tiles see at first."}
     ] = 0.0
+    extractor_start: Annotated[
+        float,
+        {
+            "min": 0.001,
+            "max": 1.0,
+            "step": 0.01,
+            "tooltip": "Scale of what the side path reads from the tiles, and from itself, before the first step. When "
+            "small (0.03) genes are not drowned by what untrained readers read. Not in the paper; for few patients.",
+        },
+    ] = 1.0
     train_gamma: Annotated[bool, {"tooltip": "Off: tiles never see more of the side path than at first."}] = True
     gene_width: Annotated[int, {"min": 8, "max": 1024, "tooltip": "Width of the small net of each pathway."}] = 256
     gene_tokens: Annotated[int, {"min": 1, "max": 512, "tooltip": "Tokens that all pathways together become."}] = 64

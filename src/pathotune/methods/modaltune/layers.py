@@ -161,6 +161,20 @@ class Interaction(nn.Module):
             Extractor(width, inner, heads, drop_path, double_residual) for _ in range(1 + extra)
         )
 
+    @torch.no_grad()
+    def start_reading_at(self, scale: float) -> None:
+        """Scale what the side path reads before the first step, from the tiles and from itself.
+
+        Freshly drawn readers write the tiles' mean into every side token, several times as large as what the genes put
+        there; as it is the same in all of them, the mean over the gene tokens keeps it and averages the genes away.
+        """
+        readers = [extractor.attention.output for extractor in self.extractors]  # type: ignore[union-attr]
+        readers += [extractor.feed.second for extractor in self.extractors]  # type: ignore[union-attr]
+        readers += [] if self.itself is None else [self.itself.output]
+        for reader in readers:
+            reader.weight.mul_(scale)  # type: ignore[union-attr, operator]
+            reader.bias.mul_(scale)  # type: ignore[union-attr, operator]
+
     def forward(
         self,
         tokens: Tensor,

@@ -110,6 +110,9 @@ class ModalTune(nn.Module):
             )
             for number in range(count)
         )
+        if config.extractor_start != 1.0:
+            for interaction in self.interactions:
+                interaction.start_reading_at(config.extractor_start)  # type: ignore[operator]
         parts = 1 if config.read_out == "sum" else 2 + (member is not None)
         output_dim = config.output_dim if config.projector == "random" else text_dim
         self.norm = nn.LayerNorm(parts * width)
