@@ -158,8 +158,10 @@ def _tile_tuning(path: str) -> Tuning:
     from pathotune.methods import level_of
 
     tuning = Tuning.load(Path(path).expanduser())
-    if level_of(tuning.method) != "tile":
-        raise TuningMismatch(f"{tuning.name} is a tuning of whole slides; features of tiles come from a tile tuning.")
+    if level_of(tuning.method) not in {"tile", "patient"}:
+        raise TuningMismatch(
+            f"{tuning.name} is a tuning of whole slides; features come from a tile tuning or one of ModalTune."
+        )
     return tuning
 
 

@@ -227,6 +227,18 @@ def answer(
     return SlideAnswer(probabilities[0], tiles, attention, facts)
 
 
+def vectors_of(loaded: PatientModel, features: FeatureSet) -> NDArray[np.float32]:
+    """(prompts, d) vectors of length 1 of one slide from image and task token alone."""
+    import torch
+
+    from pathotune.training.modaltune import answer as asked
+
+    with torch.no_grad():
+        said = asked(loaded.model, _given(loaded, features, None), loaded.prompts)
+    vectors: NDArray[np.float32] = torch.nn.functional.normalize(said.vectors[0].float(), dim=-1).cpu().numpy()
+    return vectors
+
+
 def _given(loaded: PatientModel, features: FeatureSet, table: PatientTable | None) -> Any:
     """One slide with its patient's modalities as the model takes them."""
     import torch

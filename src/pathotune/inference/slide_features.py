@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from pathotune.errors import (
     SlideUnreadable,
 )
 from pathotune.events import Event, Note, Step, up_to_the_end
+from pathotune.inference.slide_vectors import SlideVectors, gives_vectors
 
 if TYPE_CHECKING:
     from pathotune.backbones.card import BackboneCard
@@ -71,7 +72,8 @@ def cohort_features(
     ----------
     cohort : of which `rows` are meant; `inputs` says where features are and how large pixels are.
     backbone : loaded, or its name: it is then loaded only where something has to be extracted.
-    tile_tuning : whose prompted features are wanted; None for the plain backbone's.
+    tile_tuning : whose prompted features are wanted; None for the plain backbone's. Of a tuning of ModalTune its slide
+        vectors are written behind the plain ones, into `folder`.
 
     Raises
     ------
@@ -82,6 +84,9 @@ def cohort_features(
     from pathotune.features import check_alike, header
 
     card = _card(backbone)
+    if tile_tuning is not None and gives_vectors(tile_tuning):
+        plain = yield from cohort_features(inputs, cohort, rows, backbone, folder / "tiles", None, device, cancel)
+        return _with_vectors(plain, cohort, tile_tuning, folder, device)
     if inputs.features is not None:
         paths, lacking = _found(inputs.features, cohort, rows, card, tile_tuning)
     else:
@@ -95,6 +100,19 @@ def cohort_features(
         )
     common = check_alike(header(path) for path in paths.values())
     return FeatureFolder(paths, common, card, str(common.extra.get("backbone_sha256") or ""))
+
+
+def _with_vectors(plain: FeatureFolder, cohort: Cohort, tuning: Tuning, folder: Path, device: str) -> FeatureFolder:
+    """The features of these rows with the slide vectors of a tuning behind them."""
+    from pathotune.device import pick_device
+    from pathotune.features import header
+
+    maker = SlideVectors(tuning, plain.card.name, pick_device(device))
+    paths = {
+        row: maker.written(path, _folder_of(folder, cohort.slides[row]) / path.name)
+        for row, path in plain.paths.items()
+    }
+    return replace(plain, paths=paths, common=header(next(iter(paths.values()))))
 
 
 def _card(backbone: Backbone | str) -> BackboneCard:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ from pathotune.inference.plan import Grid, Unit
 from pathotune.inference.predictions import PredictionStore, store_path
 from pathotune.inference.provenance import device_name, now, tuning_called, versions
 from pathotune.inference.pyramids import write_pyramid
+from pathotune.inference.slide_vectors import SlideVectors, gives_vectors
 from pathotune.inference.work import OnMismatch, Place, Work, drop_replaced, find_place
 from pathotune.methods.fitting import check_slide
 
@@ -194,6 +195,11 @@ def slide_features(
     from pathotune.backbones import backbone_card
 
     tile_tuning = tuning.tile_tuning
+    if tile_tuning is not None and gives_vectors(tile_tuning):
+        bare = replace(tuning, embedded=None)
+        tiles = yield from slide_features(slide, bare, given, folder / "tiles", backbone, options)
+        maker = SlideVectors(tile_tuning, str(tuning.backbone["name"]), pick_device(options["device"]))
+        return None if tiles is None or not len(tiles) else maker.of(tiles)
     fingerprint = "" if tile_tuning is None else tile_tuning.fingerprint
     sha256 = str(tuning.backbone.get("sha256") or "")
     if given is not None:

@@ -11,12 +11,15 @@ import numpy as np
 import pytest
 import torch
 
-from pathotune.errors import FeaturesMismatch, NoTiles, UsageError
+from pathotune.errors import FeaturesMismatch, NoTiles, TuningMismatch, UsageError
 from pathotune.evaluation.patients import evaluate
 from pathotune.events import EpochEnd, Note, result_of
+from pathotune.execution.job import Job, run_job
 from pathotune.execution.patient_tuning import settled, tune
+from pathotune.features import FeatureSet
 from pathotune.inference.pathway_attribution import pathway_attribution
 from pathotune.inference.patient_score import answer, load_patient_model, patients_of
+from pathotune.inference.slide_vectors import SlideVectors
 from pathotune.methods import load_config
 from pathotune.methods.checkpoint import Tuning
 from pathotune.training.schedule import TrainingConfig
@@ -28,6 +31,7 @@ if str(FOLDER) not in sys.path:
 import modaltune_cohort as generated  # noqa: E402
 
 pytest.importorskip("sksurv")
+BACKBONE = generated.BACKBONE
 QUICK = TrainingConfig(epochs=2, lr=1e-3, warmup_epochs=0)
 SMALL = {**generated.METHOD, "gene_width": 8, "gene_tokens": 3, "output_dim": 16, "text_encoder": "hashing"}
 
@@ -262,3 +266,32 @@ def test_centred_targets_are_what_differs_between_patients():
     unit = torch.nn.functional.normalize(targets, dim=-1)
     assert torch.allclose(centred[[0, 2, 3], 0].mean(dim=0), torch.zeros(5), atol=1e-6)
     assert torch.allclose(centred[5, 1], unit[5, 1] - unit[:4, 1].mean(dim=0), atol=1e-6)
+
+
+def test_its_slide_vectors_are_features_of_slide_level_tunings(cohort, tuning, tmp_path):
+    """A tuning of whole slides takes them by the same option as features of a tile tuning, and holds what it needs."""
+    saved, _ = tuning
+
+    def job(command, **arguments):
+        given = {"cohort": str(cohort / "cohort.csv"), "features": str(cohort / "features"), "backbone": BACKBONE}
+        return result_of(run_job(Job(command, {**given, **arguments})))
+
+    options = {"epochs": 2, "device": "cpu"}
+    config = {"prompts": str(saved.path), "hidden": 8}
+    result = job("tune", method="mil", config=config, training=options, out=str(tmp_path / "m.safetensors"))
+    slide_level = Tuning.load(result["out"])
+    width = generated.WIDTH + 3 * SMALL["output_dim"]
+    assert slide_level.training["features"]["width"] == width
+    assert slide_level.tile_tuning.fingerprint == saved.fingerprint
+    made = sorted(tmp_path.rglob("features-*/*.h5"))
+    plain = FeatureSet.load(cohort / "features" / made[0].name)
+    found, loaded = FeatureSet.load(made[0]), load_patient_model(saved)
+    assert np.array_equal(found.features[:, : generated.WIDTH], plain.features)
+    facts = answer(loaded, plain).facts
+    assert not facts["with_expression"]
+    expected = np.concatenate([facts["vectors"][name] for name in loaded.prompts])
+    assert np.allclose(found.features[:, generated.WIDTH :], expected, atol=1e-5)
+    judged = job("evaluate", tuning=result["out"])
+    assert 0 <= judged["balanced_accuracy"] <= 1
+    with pytest.raises(TuningMismatch, match=f"takes features of {BACKBONE}, not of"):
+        SlideVectors(saved, "pathotune-tiny")

@@ -256,6 +256,14 @@ def test_readers_that_start_small_let_the_genes_be_seen():
         assert torch.allclose(small[name], value * 0.01 if scaled else value), name
 
 
+def test_gene_tokens_start_at_the_scale_asked_for():
+    genes = patients().genes
+    plain, strong = build().eval().gene_encoder, build(gene_start=16.0).eval().gene_encoder
+    bias = plain.compress.bias[None, :, None]
+    assert torch.allclose(strong(genes) - bias, 16 * (plain(genes) - bias), atol=1e-4)
+    assert torch.equal(build().fuse.weight, build(gene_start=16.0).fuse.weight)
+
+
 def test_prompts_that_do_not_exist_are_named():
     assert load_config("modaltune", {"prompts": "survival, general"}).prompt_names == ("general", "survival")
     with pytest.raises(UsageError, match=r"'stage'.*general, diagnosis, survival"):

@@ -30,7 +30,7 @@ class MilConfig(MethodConfig):
         {
             "tooltip": "none: features of the plain backbone. weak: first tune prompts on tiles that carry their "
             "slide's label, then take the features of the prompted backbone. Or the file of a tile tuning to take "
-            "them from."
+            "them from, or of a ModalTune tuning, whose slide vectors then stand beside the features."
         },
     ] = "none"
     rounds: Annotated[

@@ -63,6 +63,16 @@ class ModalTuneConfig(MethodConfig):
             "small (0.03) genes are not drowned by what untrained readers read. Not in the paper; for few patients.",
         },
     ] = 1.0
+    gene_start: Annotated[
+        float,
+        {
+            "min": 0.1,
+            "max": 100.0,
+            "step": 1.0,
+            "tooltip": "Scale of the gene tokens before the first step. When large (16) genes are learned as soon as "
+            "the image is. Not in the paper; for few patients.",
+        },
+    ] = 1.0
     train_gamma: Annotated[bool, {"tooltip": "Off: tiles never see more of the side path than at first."}] = True
     gene_width: Annotated[int, {"min": 8, "max": 1024, "tooltip": "Width of the small net of each pathway."}] = 256
     gene_tokens: Annotated[int, {"min": 1, "max": 512, "tooltip": "Tokens that all pathways together become."}] = 64

@@ -87,6 +87,7 @@ class ModalTune(nn.Module):
             self.gene_encoder = PathwayEncoder(
                 member, width, config.gene_tokens, config.gene_width, config.mixer_depth, config.gene_dropout
             )
+            self.gene_encoder.compress.weight.data.mul_(config.gene_start)
         self.task = nn.Sequential(nn.Linear(len(PROMPTS), width), nn.LayerNorm(width))
         self.clinical: nn.Sequential | None = None
         if config.clinical_token:
