@@ -48,7 +48,7 @@ ABLATIONS = {
     "diagnosis prompt alone": {"prompts": "diagnosis"},
     "survival prompt alone": {"prompts": "survival"},
 }
-RIVALS = ("image only", "genes only", "late fusion", "no net, linear models")
+RIVALS = ("image only", "genes only", "late fusion", "linear models alone")
 ROWS = ("ModalTune", *RIVALS, "two sites", *ABLATIONS)
 
 
@@ -245,7 +245,7 @@ def rival(folder: Path, name: str, seed: int) -> dict[str, object]:
     genes_of = torch.from_numpy(np.nan_to_num(scaler.apply(expression.take(place))))
     member = pathway_matrix(read_pathways(inputs.pathways), scaler.genes).member
     first = [own[0] for own in rows]
-    if name == "no net, linear models":
+    if name == "linear models alone":
         return linear(features, mask, genes_of, cohort, first, train, test)
     labels = torch.from_numpy(cohort.label_indices()[first])
     survived, event = torch.from_numpy(cohort.time[first]), torch.from_numpy(cohort.event[first])
