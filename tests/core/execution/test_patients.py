@@ -273,12 +273,14 @@ def test_its_slide_vectors_are_features_of_slide_level_tunings(cohort, tuning, t
     saved, _ = tuning
 
     def job(command, **arguments):
-        given = {"cohort": str(cohort / "cohort.csv"), "features": str(cohort / "features"), "backbone": BACKBONE}
+        given = {"cohort": str(cohort / "cohort.csv"), "features": str(cohort / "features")}
         return result_of(run_job(Job(command, {**given, **arguments})))
 
     options = {"epochs": 2, "device": "cpu"}
     config = {"prompts": str(saved.path), "hidden": 8}
-    result = job("tune", method="mil", config=config, training=options, out=str(tmp_path / "m.safetensors"))
+    result = job(
+        "tune", method="mil", backbone=BACKBONE, config=config, training=options, out=str(tmp_path / "m.safetensors")
+    )
     slide_level = Tuning.load(result["out"])
     width = generated.WIDTH + 3 * SMALL["output_dim"]
     assert slide_level.training["features"]["width"] == width

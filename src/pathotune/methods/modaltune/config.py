@@ -69,8 +69,8 @@ class ModalTuneConfig(MethodConfig):
             "min": 0.1,
             "max": 100.0,
             "step": 1.0,
-            "tooltip": "Scale of the gene tokens before the first step. When large (16) genes are learned as soon as "
-            "the image is. Not in the paper; for few patients.",
+            "tooltip": "Scale of the gene tokens before the first step. Larger (2 to 16), genes are learned as soon as "
+            "the image is; too large, in its place. Not in the paper; for few patients.",
         },
     ] = 1.0
     train_gamma: Annotated[bool, {"tooltip": "Off: tiles never see more of the side path than at first."}] = True
