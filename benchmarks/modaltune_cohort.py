@@ -2,8 +2,9 @@
 
 Every patient has two hidden numbers: u, which the share of one kind of tile shows, and v, which shifts the genes of
 one pathway. The subtype is the sign of u + v, the logarithm of the hazard is u - v: neither can be had from
-one side alone. Compared on the same splits: ModalTune with its three task prompts, image only, genes only, and late
-fusion (gated attention and a gene net, concatenated, learned with cross-entropy and Cox's likelihood together); then
+one side alone. Compared on the same splits: ModalTune with its three task prompts, image only, genes only, late
+fusion (gated attention and a gene net, concatenated, learned with cross-entropy and Cox's likelihood together), and the
+linear models that ModalTune's vectors get on the mean tile beside the genes, without any net; then
 what becomes of ModalTune without one of its parts, with expression withheld from the test patients, on two sites, and
 on one never seen.
 
@@ -402,16 +403,13 @@ def table(found: dict[str, list[dict[str, object]]]) -> str:
             for site in ("breast", "lung"):
                 row(f"two sites, {site}", [one["sites"][site] for one in scores])
             row("kidney, never seen, no step of the network", [one["others"][0] for one in scores])
-    both = [name for name in ("ModalTune", "late fusion") if name in found]
-    if len(both) == 2 and min(len(found[name]) for name in both) > 1:
+    ours = found.get("ModalTune", [])
+    for other in [name for name in RIVALS if len(ours) > 1 and len(found.get(name, [])) == len(ours)]:
         for key in ("balanced_accuracy", "c_index"):
-            pairs = zip(found["ModalTune"], found["late fusion"], strict=False)
-            apart = np.asarray([one[key] - other[key] for one, other in pairs])
+            apart = np.asarray([one[key] - rival[key] for one, rival in zip(ours, found[other], strict=True)])
             low, high = interval(apart)
-            lines += [
-                "",
-                f"ModalTune minus late fusion, {key}: {apart.mean():+.3f} (95 % interval {low:+.3f} to {high:+.3f}).",
-            ]
+            said = f"{apart.mean():+.3f} (95 % interval {low:+.3f} to {high:+.3f})"
+            lines += ["", f"ModalTune minus {other}, {key}: {said}."]
     return "\n".join(lines) + "\n"
 
 
