@@ -86,9 +86,11 @@ def compare_slides(
         for one in prompts:
             words = [word for word in config.methods if _prompts(word) == one]
             tile_tuning = Tuning.load(Path(one)) if one else None
-            folder = out / "features" / (backbone if tile_tuning is None else tile_tuning.fingerprint[:8])
+            stain = None if config.training.stain == "none" else config.training.stain
+            plain = f"{backbone}-{stain}" if stain else backbone
+            folder = out / "features" / (plain if tile_tuning is None else tile_tuning.fingerprint[:8])
             found = yield from cohort_features(
-                inputs, cohort, np.arange(len(cohort)), backbone, folder, tile_tuning, device, cancel
+                inputs, cohort, np.arange(len(cohort)), backbone, folder, tile_tuning, device, cancel, stain
             )
             rows += yield from _on_features(cohort, names, config, backbone, words, found, cells, device, len(rows))
     summary, verdicts = summarise(rows, names), text_verdicts(rows)

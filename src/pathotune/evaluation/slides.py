@@ -58,7 +58,9 @@ def evaluate_slides(
     folder = session_path(tuning.path or Path("untitled")) / f"features-{name}"
     source = backbone if backbone is not None else str(tuning.backbone["name"])
     rows = np.arange(len(cohort))
-    features = yield from cohort_features(inputs, cohort, rows, source, folder, tile_tuning, device, cancel)
+    features = yield from cohort_features(
+        inputs, cohort, rows, source, folder, tile_tuning, device, cancel, tuning.reading.stain
+    )
     said, chosen = {}, pick_device(device)
     for number, (row, path) in enumerate(sorted(features.paths.items())):
         said[row] = answer(tuning, FeatureSet.load(path), chosen).probabilities

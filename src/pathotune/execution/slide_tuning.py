@@ -69,10 +69,6 @@ def tune_slides(
     if len(cohort) < len(inputs.cohort):
         yield Note(f"{len(inputs.cohort) - len(cohort)} slides without a label are left out.", "warning")
     card = _task(task, cohort)
-    if training.stain != "none" and not config.is_weak:
-        raise UsageError(
-            f"--set stain={training.stain} goes with weak prompts; features of a backbone are read as they are."
-        )
     names = tuple(entry.name for entry in card.classes)
     device = pick_device(training.device)
     stopping = Stopping(cancel)
@@ -133,6 +129,11 @@ def _learned(
     tile_tuning: Tuning | None = None
     if config.takes_prompts and not config.is_weak:
         tile_tuning = _tile_tuning(config.prompts)
+        if run.training.stain not in ("none", tile_tuning.reading.stain):
+            raise UsageError(
+                f"{tile_tuning.name} was tuned on tiles whose stain was left as it is; leave --set "
+                f"stain={run.training.stain} out, or tune it with that setting too."
+            )
     places: dict[int, NDArray[np.float64]] = {}
     for number in range(config.rounds if config.is_weak else 1):
         if config.is_weak:
@@ -143,9 +144,11 @@ def _learned(
             tile_tuning = yield from _weak_tuning(run, train, held, folder / f"weak-{number + 1}", places)
         # Its card's name: an enhanced backbone is asked for by the path of its tuning, which is no name of a folder.
         backbone = (backbone_card(run.backbone) if isinstance(run.backbone, str) else run.backbone.card).name
-        name = f"features-{backbone if tile_tuning is None else tile_tuning.fingerprint[:8]}"
+        stain = None if run.training.stain == "none" else run.training.stain
+        plain = f"{backbone}-{stain}" if stain else backbone
+        name = f"features-{plain if tile_tuning is None else tile_tuning.fingerprint[:8]}"
         features = yield from cohort_features(
-            run.inputs, run.cohort, wanted, run.backbone, folder / name, tile_tuning, run.device, run.cancel
+            run.inputs, run.cohort, wanted, run.backbone, folder / name, tile_tuning, run.device, run.cancel, stain
         )
         outcome = yield from _on_features(run, features, train, held, tile_tuning)
         if number + 1 < config.rounds and config.is_weak:

@@ -74,6 +74,21 @@ def check_features(
         raise FeaturesMismatch(
             f"{file} has tiles of {about.tile_px} px, and tiles of {reading.tile_px} px are needed; extract again."
         )
+    if reading is not None and (stain := _stain_of(about)) != reading.stain:
+        raise FeaturesMismatch(
+            f"{file} was made of tiles whose stain was {_handled(stain)}, and tiles whose stain is "
+            f"{_handled(reading.stain)} are needed; leave --features out, so that they are extracted as needed."
+        )
+
+
+def _stain_of(about: FeatureHeader) -> str:
+    """How the tiles' stain was handled; files of other programs leave it as it is."""
+    kept = about.extra.get("reading")
+    return str(kept.get("stain", "none")) if isinstance(kept, dict) else "none"
+
+
+def _handled(stain: str) -> str:
+    return "left as it is" if stain == "none" else f"brought to one reference ({stain})"
 
 
 def _is_same_size(about: FeatureHeader, mpp: float) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,10 +58,11 @@ class _Source:
     load: Callable[[], Backbone]
     tuning: Tuning | None
     sha256: str  # "" while it is not known
+    stain: str = "none"  # how a plain backbone's tiles are brought to one stain; a tuning says it itself
 
     @property
     def reading(self) -> Reading:
-        return self.card.reading() if self.tuning is None else self.tuning.reading
+        return replace(self.card.reading(), stain=self.stain) if self.tuning is None else self.tuning.reading
 
     @property
     def name(self) -> str:
@@ -110,6 +111,7 @@ def extract(
     stride_px: int | None = None,
     batch_size: int | None = None,
     resume: bool = True,
+    stain: str = "none",
     cancel: Callable[[], bool] | None = None,
 ) -> Iterator[Event]:
     """Extract the features of a slide's tissue tiles into `out`/SLIDE-ID.h5.
@@ -129,6 +131,7 @@ def extract(
     settled : the number format that was found good for another slide of the same run, taken without another trial.
     stride_px : from tile to tile in pixels of the reading's mpp; tiles lie side by side without it.
     resume : go on with an unfinished run and keep a file of the same work; False computes all again.
+    stain : "macenko" brings the stain of a plain backbone's tiles to one reference; a tuning says it itself.
 
     Raises
     ------
@@ -138,7 +141,7 @@ def extract(
     """
     asking = Asking(cancel or _never)
     started = asking.worked()
-    source = _source_of(backbone, tuning, load, sha256)
+    source = replace(_source_of(backbone, tuning, load, sha256), stain=stain)
     with contextlib.ExitStack() as stack:
         if isinstance(slide, str | Path):
             from pathotune.slides import open_slide

@@ -63,6 +63,7 @@ def cohort_features(
     tile_tuning: Tuning | None = None,
     device: str = "auto",
     cancel: Callable[[], bool] | None = None,
+    stain: str | None = None,
 ) -> Generator[Event, None, FeatureFolder]:
     """The features of these rows: from `inputs.features`, else extracted into `folder` (what is there is kept).
 
@@ -72,8 +73,14 @@ def cohort_features(
     ----------
     cohort : of which `rows` are meant; `inputs` says where features are and how large pixels are.
     backbone : loaded, or its name: it is then loaded only where something has to be extracted.
+<<<<<<< HEAD
     tile_tuning : whose prompted features are wanted; None for the plain backbone's. Of a tuning of ModalTune its slide
         vectors are written behind the plain ones, into `folder`.
+=======
+    tile_tuning : whose prompted features are wanted; None for the plain backbone's.
+    stain : what is done to the stain of a plain backbone's tiles (a tile tuning says it itself). None leaves it as it
+        is, and takes features from a folder however it was done there.
+>>>>>>> a7171c4 (Whole slides can be learned from tiles of one stain without prompts too, and features made otherwise are refused; the generated cohort varies in tissue, and its patterns no longer tell the class)
 
     Raises
     ------
@@ -88,9 +95,11 @@ def cohort_features(
         plain = yield from cohort_features(inputs, cohort, rows, backbone, folder / "tiles", None, device, cancel)
         return _with_vectors(plain, cohort, tile_tuning, folder, device)
     if inputs.features is not None:
-        paths, lacking = _found(inputs.features, cohort, rows, card, tile_tuning)
+        paths, lacking = _found(inputs.features, cohort, rows, card, tile_tuning, stain)
     else:
-        paths, lacking = yield from _extracted(inputs, cohort, rows, backbone, folder, tile_tuning, device, cancel)
+        paths, lacking = yield from _extracted(
+            inputs, cohort, rows, backbone, folder, tile_tuning, device, cancel, stain
+        )
     if lacking:
         named = ", ".join(lacking[:MOST_NAMED]) + (" …" if len(lacking) > MOST_NAMED else "")
         yield Note(f"{len(lacking)} of {len(rows)} slides are left out: {named}.", "warning")
@@ -122,10 +131,15 @@ def _card(backbone: Backbone | str) -> BackboneCard:
 
 
 def _found(
-    folder: Path, cohort: Cohort, rows: NDArray[np.int64], card: BackboneCard, tile_tuning: Tuning | None
+    folder: Path,
+    cohort: Cohort,
+    rows: NDArray[np.int64],
+    card: BackboneCard,
+    tile_tuning: Tuning | None,
+    stain: str | None,
 ) -> tuple[dict[int, Path], list[str]]:
     """The files of a folder, checked; and the slides that have none."""
-    from pathotune.features import check_features, find_features, header
+    from pathotune.features import check_features, find_features, header, reading_of
 
     fingerprint = "" if tile_tuning is None else tile_tuning.fingerprint
     reading = None if tile_tuning is None else tile_tuning.reading
@@ -140,6 +154,8 @@ def _found(
             continue
         about = header(path)
         check_features(about, card, reading, tuning=fingerprint)
+        if tile_tuning is None and stain is not None:
+            check_features(about, card, replace(reading_of(about, card), stain=stain))
         if about.count:
             paths[row] = path
         else:
@@ -156,6 +172,7 @@ def _extracted(
     tile_tuning: Tuning | None,
     device: str,
     cancel: Callable[[], bool] | None,
+    stain: str | None,
 ) -> Generator[Event, None, tuple[dict[int, Path], list[str]]]:
     """Features made of the slides themselves, one after the other; the backbone is loaded once."""
     from pathotune.features import header
@@ -187,6 +204,7 @@ def _extracted(
                     load=None if loaded else load,
                     device=device,
                     settled=settled,
+                    stain=stain or "none",
                     cancel=cancel,
                 )
                 result = yield from up_to_the_end(event for event in stream if _is_news(event))

@@ -214,7 +214,8 @@ def slide_features(
     from pathotune.inference.extracting import extract
 
     source = backbone if backbone is not None else backbone_card(str(tuning.backbone["name"]))
-    result = yield from up_to_the_end(extract(slide, source, folder, tuning=tile_tuning, **options))
+    stain = tuning.reading.stain
+    result = yield from up_to_the_end(extract(slide, source, folder, tuning=tile_tuning, stain=stain, **options))
     if not result.get("out"):
         return None
     check_features(header(result["out"]), str(tuning.backbone["name"]), tuning=fingerprint, sha256=sha256)

@@ -194,6 +194,8 @@ def test_features_of_another_backbone_or_tuning_are_refused(tuning, cohort, slid
     feature_set(34, "sick", tuning="ab" * 32).save(tmp_path / "tuned" / "s34.h5")
     with pytest.raises(FeaturesMismatch, match="tuning"):
         predicted(slide, tuning, cohort, tmp_path, features_folder=str(tmp_path / "tuned"))
+    with pytest.raises(FeaturesMismatch, match="stain was left as it is"):
+        list(job("tune", cohort, out=str(tmp_path / "t"), training={"stain": "macenko", "device": "cpu"}))
 
 
 def test_slides_without_features_are_left_out_and_named(cohort, tmp_path):

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pathotune.errors import TuningMismatch
+from pathotune.errors import FeaturesMismatch, TuningMismatch, UsageError
 from pathotune.events import Note, result_of
 from pathotune.execution.job import Job, run_job
+from pathotune.features import header
 from pathotune.methods import build_model
 from pathotune.methods.checkpoint import Tuning
 from pathotune.slides.synthetic import SyntheticSlide
@@ -106,6 +107,28 @@ def test_a_tile_tuning_of_a_file_gives_its_features(tuned, cohort, tmp_path):
     assert inner is not None and inner.fingerprint == Tuning.load(tile).fingerprint
     with pytest.raises(TuningMismatch, match="whole slides"):
         list(run_job(Job("tune", {**told, "config": {"prompts": result["out"]}, "out": str(tmp_path / "b")})))
+
+
+def test_the_stain_is_brought_to_one_reference_without_prompts_too(tuned, cohort, tmp_path):
+    told = {"cohort": str(cohort / "cohort.csv"), "out": str(tmp_path / "even"), "config": {"hidden": 8}}
+    training = {"epochs": 1, "device": "cpu", "stain": "macenko"}
+    even = result_of(run_job(Job("tune", {**told, "training": training})))["out"]
+    assert Tuning.load(even).reading.stain == "macenko"
+    slide = {"slide": str(cohort / "s1.tif"), "tuning": even, "out": str(tmp_path)}
+    result_of(run_job(Job("predict", slide)))
+    made = next(path for path in tmp_path.rglob("even.features/*.h5"))
+    assert header(made).extra["reading"]["stain"] == "macenko", "as it was learned from, so it predicts"
+    source = {"slide": str(cohort / "s1.tif"), "backbone": "pathotune-tiny"}
+    plain = result_of(run_job(Job("features", {**source, "out": str(tmp_path / "plain")})))
+    with pytest.raises(FeaturesMismatch, match="brought to one reference"):
+        list(
+            run_job(
+                Job("predict", {**slide, "features_folder": str(Path(plain["out"]).parent), "out": str(tmp_path / "b")})
+            )
+        )
+    tile = Path(tuned[0]["out"]).with_name("weak.session") / "weak-1.pathotune.safetensors"
+    with pytest.raises(UsageError, match="left as it is"):
+        list(run_job(Job("tune", {**told, "training": training, "config": {"prompts": str(tile)}})))
 
 
 def test_a_tile_tuning_votes_for_slides(tuned, cohort):
