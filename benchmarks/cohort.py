@@ -67,10 +67,14 @@ class _Slide(SyntheticSlide):
     """A slide whose tissues are drawn from one of a few patterns, which many slides share, hung and dyed otherwise."""
 
     def _paint(self, tissue: int) -> np.ndarray:
-        # Slides of one pattern are of both classes and all stains: else the pattern would tell the class.
-        pattern = self.seed // 10_000 * 100 + self.seed % 10_000 // 6 % PATTERNS
-        dyes = _pattern(CLASSES[tissue].texture, self._wallpaper_px, self.mpp, pattern)
+        dyes = _pattern(CLASSES[tissue].texture, self._wallpaper_px, self.mpp, pattern_of(self.seed))
         return self.stain.colours(dyes.nuclear, dyes.matrix, dyes.marker)
+
+
+def pattern_of(seed: int) -> int:
+    """Which drawing of the tissues a slide shares; each has slides of both classes and all stains, else it would tell
+    the class."""
+    return seed // 10_000 * 100 + seed % 10_000 // 6 % PATTERNS
 
 
 @lru_cache(maxsize=4 * PATTERNS * len(CLASSES))
