@@ -87,8 +87,8 @@ def compare_slides(
             words = [word for word in config.methods if _prompts(word) == one]
             tile_tuning = Tuning.load(Path(one)) if one else None
             stain = None if config.training.stain == "none" else config.training.stain
-            plain = f"{backbone}-{stain}" if stain else backbone
-            folder = out / "features" / (plain if tile_tuning is None else tile_tuning.fingerprint[:8])
+            unprompted = f"{backbone}-{stain}" if stain else backbone
+            folder = out / "features" / (unprompted if tile_tuning is None else tile_tuning.fingerprint[:8])
             found = yield from cohort_features(
                 inputs, cohort, np.arange(len(cohort)), backbone, folder, tile_tuning, device, cancel, stain
             )
