@@ -54,13 +54,14 @@ def evaluate_slides(
     cohort, labels, notes = judged_rows(inputs.cohort, tuning.class_names)
     yield from notes
     tile_tuning = tuning.tile_tuning
-    name = str(tuning.backbone["name"]) if tile_tuning is None else tile_tuning.fingerprint[:8]
-    folder = session_path(tuning.path or Path("untitled")) / f"features-{name}"
+    stain, name = tuning.reading.stain, str(tuning.backbone["name"])
+    # The folder that the tuning made its features in.
+    plain = name if stain == "none" else f"{name}-{stain}"
+    folder = session_path(tuning.path or Path("untitled"))
+    folder /= f"features-{plain if tile_tuning is None else tile_tuning.fingerprint[:8]}"
     source = backbone if backbone is not None else str(tuning.backbone["name"])
     rows = np.arange(len(cohort))
-    features = yield from cohort_features(
-        inputs, cohort, rows, source, folder, tile_tuning, device, cancel, tuning.reading.stain
-    )
+    features = yield from cohort_features(inputs, cohort, rows, source, folder, tile_tuning, device, cancel, stain)
     said, chosen = {}, pick_device(device)
     for number, (row, path) in enumerate(sorted(features.paths.items())):
         said[row] = answer(tuning, FeatureSet.load(path), chosen).probabilities

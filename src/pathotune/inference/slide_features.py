@@ -73,14 +73,10 @@ def cohort_features(
     ----------
     cohort : of which `rows` are meant; `inputs` says where features are and how large pixels are.
     backbone : loaded, or its name: it is then loaded only where something has to be extracted.
-<<<<<<< HEAD
     tile_tuning : whose prompted features are wanted; None for the plain backbone's. Of a tuning of ModalTune its slide
         vectors are written behind the plain ones, into `folder`.
-=======
-    tile_tuning : whose prompted features are wanted; None for the plain backbone's.
     stain : what is done to the stain of a plain backbone's tiles (a tile tuning says it itself). None leaves it as it
         is, and takes features from a folder however it was done there.
->>>>>>> a7171c4 (Whole slides can be learned from tiles of one stain without prompts too, and features made otherwise are refused; the generated cohort varies in tissue, and its patterns no longer tell the class)
 
     Raises
     ------

@@ -118,6 +118,8 @@ def test_the_stain_is_brought_to_one_reference_without_prompts_too(tuned, cohort
     result_of(run_job(Job("predict", slide)))
     made = next(path for path in tmp_path.rglob("even.features/*.h5"))
     assert header(made).extra["reading"]["stain"] == "macenko", "as it was learned from, so it predicts"
+    result_of(run_job(Job("evaluate", {"cohort": str(cohort / "cohort.csv"), "tuning": even, "device": "cpu"})))
+    assert {path.name for path in (tmp_path / "even.session").iterdir()} == {"features-pathotune-tiny-macenko"}
     source = {"slide": str(cohort / "s1.tif"), "backbone": "pathotune-tiny"}
     plain = result_of(run_job(Job("features", {**source, "out": str(tmp_path / "plain")})))
     with pytest.raises(FeaturesMismatch, match="brought to one reference"):
