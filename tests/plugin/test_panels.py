@@ -373,7 +373,9 @@ def test_progress_speaks_plainly() -> None:
     text = progress_text(JobState("done", "predict", result=waited))
     assert text.startswith("10 tiles predicted in 60 s. The model waited for tiles 30 % of the time")
     assert "waited" not in progress_text(JobState("done", "predict", result={**waited, "model_busy": 0.95}))
-    assert progress_text(JobState()) == "" and "kept" in progress_text(JobState("cancelled"))
+    assert progress_text(JobState()) == ""
+    assert "kept" in progress_text(JobState("cancelled", "predict", done=3, total=9))
+    assert "kept" not in progress_text(JobState("cancelled", "predict"))
     assert [duration(value) for value in (5, 300, 7200)] == ["5 s", "5 min", "2.0 h"]
 
 
