@@ -210,7 +210,7 @@ def correct(guide: Guide, hand: Hand) -> None:
     slide, names = SyntheticSlide(WIDTH_PX0, HEIGHT_PX0, seed=SEED), [tissue.name for tissue in CLASSES]
     for place in list(panel.places):
         tissue = int(slide.classes_at(place.x_px0, place.y_px0))
-        answer = panel.classes.buttons[names[tissue]] if tissue < len(names) else panel.pass_over
+        answer = panel.classes.buttons.get(names[tissue] if tissue < len(names) else "", panel.pass_over)
         hand.press(answer)
     hand.press(panel.tune_again)
     run(LONGEST_S, lambda: dock.session.job.command == "predict" and dock.session.job.is_active)

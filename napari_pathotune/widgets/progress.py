@@ -148,7 +148,7 @@ def cancelled_text(job: JobState) -> str:
     if job.command != "tune":
         return "Cancelled. What was done is kept." if job.done else "Cancelled before anything was done."
     if not job.result.get("out"):
-        return "Cancelled before the first epoch was done, so there is nothing to keep."
+        return "Cancelled before there was anything to keep."
     if not best:
         return "Cancelled; no epoch was better than the tuning it went on from, which is kept as it was."
     word = word_of(job.result)

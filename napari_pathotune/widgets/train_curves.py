@@ -63,7 +63,7 @@ class Curves(QWidget):
             parts.append(f"loss {self.loss[-1][1]:.3f} at {self.word} {self.loss[-1][0]}")
         if self.accuracy:
             parts.append(f"balanced accuracy {self.accuracy[-1][1]:.2f}, best {self.word} {self.best_epoch}")
-        self.setAccessibleDescription(", ".join(parts) or "No epoch has ended yet.")
+        self.setAccessibleDescription(", ".join(parts) or "Nothing to draw yet.")
 
     def paintEvent(self, event: Any) -> None:
         """Qt: paint."""
@@ -101,7 +101,7 @@ class Curves(QWidget):
         right = int(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
         painter.drawText(QRectF(self.width() - 162, 0, 160, TOP - 2), right, "balanced accuracy (held out)")
         painter.setPen(ink)
-        text = f"{self.word} {self.loss[-1][0]} of {self.epochs}" if self.loss else "no epoch has ended yet"
+        text = f"{self.word} {self.loss[-1][0]} of {self.epochs}" if self.loss else "nothing to draw yet"
         if self.best_epoch:
             text += f" · best {self.best_epoch}"
         below = QRectF(box.left(), box.bottom() + 2, box.width(), BOTTOM - 2)

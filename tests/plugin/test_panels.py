@@ -376,6 +376,8 @@ def test_progress_speaks_plainly() -> None:
     assert progress_text(JobState()) == ""
     assert "kept" in progress_text(JobState("cancelled", "predict", done=3, total=9))
     assert "kept" not in progress_text(JobState("cancelled", "predict"))
+    solved = {"out": "t", "best_epoch": 2, "epochs": [{"inverse_penalty": 0.1}] * 3}
+    assert "Cancelled after fit 3; the best was fit 2" in progress_text(JobState("cancelled", "tune", result=solved))
     assert [duration(value) for value in (5, 300, 7200)] == ["5 s", "5 min", "2.0 h"]
 
 

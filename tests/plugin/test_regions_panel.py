@@ -331,6 +331,26 @@ def test_the_classes_of_a_task_join_the_palette(dock: Any, on_slide: Any) -> Non
     assert len(document.palette) > 2
 
 
+def test_the_worker_starts_once_there_is_something_to_tune_on(
+    dock: Any, on_slide: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[bool] = []
+    monkeypatch.setattr(dock.runner, "warm", lambda: started.append(True))
+    document = dock.tune.board.active.document
+    dock.show()
+    dock.tabs.setCurrentWidget(dock.tune)
+    document.add([Region(shapely.box(0, 0, 300, 200), "Tumor")])
+    dock.tune.counter.now()
+    assert not started
+    document.add([Region(shapely.box(300, 0, 400, 200), "Stroma")])
+    dock.tune.counter.now()
+    assert started
+    started.clear()
+    dock.tabs.setCurrentWidget(dock.predict)
+    dock.tune.counter.now()
+    assert not started  # nobody looks at it
+
+
 def test_curves_follow_the_epochs_and_the_result_is_shown(
     dock: Any, on_slide: Any, slide_path: Path, run_loop: Callable[..., bool]
 ) -> None:
@@ -343,6 +363,9 @@ def test_curves_follow_the_epochs_and_the_result_is_shown(
     session.take(events.EpochEnd(4, 8, float("nan"), {}, 3))
     assert [value for _, value in tune.curves.accuracy] == pytest.approx([0.6, 0.7, 0.8])
     assert len(tune.curves.loss) == 3 and "0.80" in tune.curves.accessibleDescription()
+    session.take(events.EpochEnd(5, 5, 0.2, {"balanced_accuracy": 0.8}, 4, word="fit"))
+    assert tune.curves.accessibleDescription() == "loss 0.200 at fit 5, balanced accuracy 0.80, best fit 4"
+    assert (session.job.phase, session.job.unit) == ("fits", "fits") and "best fit 4" in session.job.text
     tune.curves.resize(320, 130)
     assert not tune.curves.grab().isNull()
     wrong = {"true": "a", "predicted": "b", "probability": 0.9, "probability_true": 0.1, "slide": str(slide_path)}

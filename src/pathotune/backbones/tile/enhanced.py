@@ -16,6 +16,7 @@ from pathotune.backbones import weights
 from pathotune.backbones.enhanced_card import ENDING, enhanced_facts, find_enhanced
 from pathotune.backbones.surface import Backbone, Features
 from pathotune.backbones.tile.own_tokens import WithTokens
+from pathotune.backbones.tile.wrapped import Wrapped
 from pathotune.errors import BackboneUnavailable, WeightsRefused
 
 ADAPTER, ENCODER = "trained.adapter.", "trained.encoder."
@@ -90,7 +91,7 @@ def low_rank_weights(network: nn.Module, layers: list[nn.Module], rank: int) -> 
     return found
 
 
-class Enhanced(Backbone):
+class Enhanced(Wrapped):
     """A backbone whose pooled feature passes a trained adapter; all else is the base's.
 
     Parameters
@@ -100,15 +101,10 @@ class Enhanced(Backbone):
     name, title : of the new backbone's card.
     """
 
-    network: Backbone
-
     def __init__(self, base: Backbone, adapter: ResidualAdapter, name: str, title: str) -> None:
         # No weights of a hub or a file belong to this card: they are those of the base and of the tuning.
         super().__init__(dataclasses.replace(base.card, name=name, title=title, hub_id="", file_sha256=""), base)
         self.adapter = adapter
-        for fact in ("embed_dim", "output_dim", "depth", "num_heads", "prefix_tokens", "takes_prompts"):
-            setattr(self, fact, getattr(base, fact))
-        self.weights_source = base.weights_source
         self.freeze()
 
     def forward(self, pixels: Tensor) -> Features:
@@ -119,31 +115,8 @@ class Enhanced(Backbone):
         with torch.autocast(features.pooled.device.type, enabled=False):
             return dataclasses.replace(features, pooled=self.adapter(features.pooled.float()))
 
-    def _embed(self, pixels: Tensor) -> Tensor:
-        return self.network._embed(pixels)
-
-    def _block(self, index: int, tokens: Tensor, extra: int) -> Tensor:
-        return self.network._block(index, tokens, extra)
-
     def _finish(self, tokens: Tensor) -> Features:
         return self._corrected(self.network._finish(tokens))
-
-    def _queries_and_keys(self, index: int, tokens: Tensor, extra: int, rows: Tensor) -> tuple[Tensor, Tensor, float]:
-        return self.network._queries_and_keys(index, tokens, extra, rows)
-
-    def modules_by_role(self, first_block: int = 0) -> dict[str, list[nn.Module]]:
-        """Those of the base."""
-        return self.network.modules_by_role(first_block)
-
-    @property
-    def has_class_token(self) -> bool:
-        """As the base."""
-        return self.network.has_class_token
-
-    @property
-    def is_dynamic(self) -> bool:
-        """As the base."""
-        return self.network.is_dynamic
 
 
 def enhanced(base: Backbone, tensors: Mapping[str, np.ndarray], name: str, title: str) -> Enhanced:

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from pathotune.backbones.surface import Backbone, Features
+from pathotune.backbones.tile.wrapped import Wrapped
 from pathotune.errors import TuningMismatch
 
 
-class WithTokens(Backbone):
+class WithTokens(Wrapped):
     """A frozen backbone on [prefix | own tokens | patches]; to others the own ones are prefix tokens too.
 
     Parameters
@@ -23,8 +24,6 @@ class WithTokens(Backbone):
     TuningMismatch : the backbone takes no tokens, or tokens of another width.
     """
 
-    network: Backbone
-
     def __init__(self, base: Backbone, tokens: Tensor) -> None:
         if not base.takes_prompts:
             raise TuningMismatch(
@@ -36,21 +35,19 @@ class WithTokens(Backbone):
                 f"tokens {base.embed_dim} wide."
             )
         super().__init__(base.card, base)
-        for fact in ("embed_dim", "output_dim", "depth", "num_heads", "weights_source", "takes_prompts"):
-            setattr(self, fact, getattr(base, fact))
         self.first, self.own = base.prefix_tokens, int(tokens.shape[1])
         self.prefix_tokens = self.first + self.own
         self.tokens = nn.Parameter(tokens.detach().clone(), requires_grad=False)
 
     def _embed(self, pixels: Tensor) -> Tensor:
-        tokens = self.network._embed(pixels)
+        tokens = super()._embed(pixels)
         return torch.cat([tokens[:, : self.first], self._layer(0, tokens), tokens[:, self.first :]], dim=1)
 
     def _block(self, index: int, tokens: Tensor, extra: int) -> Tensor:
         if 0 < index < len(self.tokens):
             rest = tokens[:, self.prefix_tokens :]
             tokens = torch.cat([tokens[:, : self.first], self._layer(index, tokens), rest], dim=1)
-        return self.network._block(index, tokens, extra + self.own)
+        return super()._block(index, tokens, extra + self.own)
 
     def _finish(self, tokens: Tensor) -> Features:
         return self.network.finish(tokens, self.own)
@@ -59,18 +56,4 @@ class WithTokens(Backbone):
         return self.tokens[index].to(tokens.dtype).expand(len(tokens), -1, -1)
 
     def _queries_and_keys(self, index: int, tokens: Tensor, extra: int, rows: Tensor) -> tuple[Tensor, Tensor, float]:
-        return self.network._queries_and_keys(index, tokens, extra + self.own, rows)
-
-    def modules_by_role(self, first_block: int = 0) -> dict[str, list[nn.Module]]:
-        """Those of the base."""
-        return self.network.modules_by_role(first_block)
-
-    @property
-    def has_class_token(self) -> bool:
-        """As the base."""
-        return self.network.has_class_token
-
-    @property
-    def is_dynamic(self) -> bool:
-        """As the base."""
-        return self.network.is_dynamic
+        return super()._queries_and_keys(index, tokens, extra + self.own, rows)
