@@ -45,10 +45,10 @@ def is_installed(package: str) -> bool:
     return asked.returncode == 0 and b"Status: install ok installed" in asked.stdout
 
 
-def bring_screen() -> list[str]:
+def bring_screen() -> str:
     """The command prefix that gives tests a screen: xvfb-run on Linux, empty where there is one or none can be had."""
     if not sys.platform.startswith("linux") or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
-        return []
+        return ""
     may_install = shutil.which("apt-get") and os.geteuid() == 0
     missing = [name for name in SCREEN_PACKAGES if not is_installed(name)] if shutil.which("dpkg") else []
     if missing and may_install:
@@ -57,9 +57,9 @@ def bring_screen() -> list[str]:
         subprocess.run(["apt-get", "update", "-qq"], env=quiet, check=False)
         subprocess.run(["apt-get", "install", "-y", "-qq", "--no-install-recommends", *missing], env=quiet, check=False)
     if shutil.which("xvfb-run"):
-        return ["xvfb-run", "-a", "-s", "-screen 0 1400x900x24"]
+        return "xvfb-run -a -s '-screen 0 1400x900x24'"
     say("no screen and no right to install Xvfb: the tests that open a real napari window are SKIPPED")
-    return []
+    return ""
 
 
 def environment() -> Path:
@@ -74,11 +74,16 @@ def environment() -> Path:
 
 
 def main() -> int:
-    """Run tox and hand its exit code on."""
-    python = environment()
-    return subprocess.run(
-        [*bring_screen(), str(python), "-m", "tox", "run", *sys.argv[1:]], cwd=ROOT, check=False
-    ).returncode
+    """Run tox and hand its exit code on.
+
+    Every environment with windows gets a screen of its own, so that two of them can run side by side; on the screen of
+    a person they would take the focus from each other, and run one after the other.
+    """
+    python, screen = environment(), bring_screen()
+    chosen = sys.argv[1:]
+    how = ["run-parallel", "--parallel", "2", "--parallel-live"] if screen and not chosen else ["run", *chosen]
+    environ = {**os.environ, "WITH_SCREEN": screen}
+    return subprocess.run([python, "-m", "tox", *how], cwd=ROOT, env=environ, check=False).returncode
 
 
 if __name__ == "__main__":

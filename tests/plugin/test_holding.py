@@ -106,7 +106,7 @@ def test_cancelled_before_there_was_anything(dock: Any, client: FakeClient, run_
     dock.runner.cancel()
     client.events = [events.Failed("Cancelled", "The tuning was cancelled.", 130)]
     assert run_loop(3, lambda: dock.session.job.stage == "cancelled")
-    assert "nothing to keep" in dock.progress.text.text() and dock.tune.step_result.isHidden()
+    assert "before there was anything to keep" in dock.progress.text.text() and dock.tune.step_result.isHidden()
 
 
 def test_progress_on_its_way_does_not_undo_a_pause() -> None:
