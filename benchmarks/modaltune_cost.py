@@ -4,6 +4,7 @@ LongNet with 12 layers of 768 and random weights, 331 pathways with 9,731 member
 other, one patient a step, forward and backward.
 
     python benchmarks/modaltune_cost.py --tiles 3125,6250,12500,25000        (--prompts 1 for a third of the time)
+    python benchmarks/modaltune_cost.py --precision bfloat16                 (what `tune` takes where it is faster)
 
 Memory is the largest the process ever had, minus what it had before the first step; each size runs in a process of its
 own. On the graphics card (`--device cuda`) it is what torch says.
@@ -41,10 +42,11 @@ def model_of(device: str):
     return ModalTune(config, encoder, member, 512).to(device).train()
 
 
-def measured(tiles: int, prompts: int, device: str) -> dict[str, float]:
+def measured(tiles: int, prompts: int, device: str, precision: str) -> dict[str, float]:
     """Seconds of one step (the second, on a graphics card) and megabytes it needed at its peak."""
     import torch
 
+    from pathotune.device import number_format
     from pathotune.methods.modaltune.layers import text_loss
     from pathotune.methods.modaltune.method import Patients
 
@@ -60,7 +62,9 @@ def measured(tiles: int, prompts: int, device: str) -> dict[str, float]:
     for _ in range(2 if device != "cpu" else 1):
         started = time.perf_counter()
         for prompt in ("general", "diagnosis", "survival")[:prompts]:
-            loss = text_loss(model(patient, (prompt,)).vectors, targets)
+            with number_format(device, precision):
+                vectors = model(patient, (prompt,)).vectors
+            loss = text_loss(vectors, targets)
             torch.autograd.grad(loss, parameters, allow_unused=True)
         if device != "cpu":
             torch.cuda.synchronize()
@@ -90,15 +94,17 @@ def main() -> None:
     parser.add_argument("--tiles", default="3125,6250,12500,25000")
     parser.add_argument("--prompts", type=int, default=3)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--one", action="store_true", help="measure here, for the first size, and print JSON")
     asked = parser.parse_args()
     sizes = [int(part) for part in asked.tiles.split(",")]
     if asked.one:
-        print(json.dumps(measured(sizes[0], asked.prompts, asked.device)))
+        print(json.dumps(measured(sizes[0], asked.prompts, asked.device, asked.precision)))
         return
     for size in sizes:
         command = [sys.executable, __file__, "--one", "--tiles", str(size), "--prompts", str(asked.prompts)]
-        run = subprocess.run([*command, "--device", asked.device], capture_output=True, text=True, check=True)
+        command += ["--device", asked.device, "--precision", asked.precision]
+        run = subprocess.run(command, capture_output=True, text=True, check=True)
         said = json.loads(run.stdout.splitlines()[-1])
         print(
             f"{said['tiles']:>6} tiles: {said['seconds']:8.1f} s a step ({said['prompts']} prompts, {said['threads']} "

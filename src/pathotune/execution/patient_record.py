@@ -39,6 +39,7 @@ class PatientOutcome:
     models : the linear models by prompt.
     vectors : (patients, prompts, d) of the whole table, at the best epoch.
     report : scores of the held-out patients.
+    precision : number format of the steps; vectors and linear models are float32.
     """
 
     run: PatientRun
@@ -49,6 +50,7 @@ class PatientOutcome:
     report: dict[str, Any]
     parameters: int
     headers: list[FeatureHeader]
+    precision: str = "float32"
 
 
 def save_patient_tuning(outcome: PatientOutcome, method: str, out: str | Path, seconds: float) -> dict[str, Any]:
@@ -75,6 +77,7 @@ def save_patient_tuning(outcome: PatientOutcome, method: str, out: str | Path, s
         "prompts": list(run.config.prompt_names),
         "sentences": run.targets.written,
         "device": run.device,
+        "precision": outcome.precision,
         "seconds": round(seconds, 2),
         "out": str(path),
         "status": status,
@@ -135,6 +138,7 @@ def _tuning(outcome: PatientOutcome, method: str, seconds: float, status: str) -
             "options": as_plain(run.training),
             "trainable_parameters": outcome.parameters,
             "device": run.device,
+            "precision": outcome.precision,
             "seconds": round(seconds, 2),
             "ended": status,
         },

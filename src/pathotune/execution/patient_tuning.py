@@ -224,6 +224,9 @@ def learn(run: PatientRun, stopping: Stopping) -> Generator[Event, None, Patient
         training.seed,
         stopping,
     )
+    precision = trainee.choose(training.precision)
+    if training.precision == "auto":
+        yield Note(f"Computing in {precision.name}: {precision.reason}")
     found = yield from fit(trainee, training, stopping)
     prompts = config.prompt_names
     vectors = trainee.vectors(np.arange(len(run.table)), prompts)
@@ -240,7 +243,7 @@ def learn(run: PatientRun, stopping: Stopping) -> Generator[Event, None, Patient
     report = judged(models, vectors[run.held], run.table, run.held)
     report["site_accuracy"] = site_accuracy(vectors[:, 0], run.table, run.train, run.held)
     parameters = sum(value.numel() for value in trainee.parameters_by_name().values())
-    return PatientOutcome(run, encoder, found, models, vectors, report, parameters, data.bags.headers)
+    return PatientOutcome(run, encoder, found, models, vectors, report, parameters, data.bags.headers, precision.name)
 
 
 def check_fed_with(card: Any, backbone: str) -> None:

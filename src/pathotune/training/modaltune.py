@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from pathotune.device import Precision, choose_precision, number_format
 from pathotune.methods.base import trained_parameters
 from pathotune.methods.modaltune.layers import StoredGradient, text_loss
 from pathotune.methods.modaltune.method import Answer, ModalTune, Patients
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 GAP_PX = 1500
 # Tokens of all prompts and patients of a step that pass together; above it each prompt passes alone.
 TOGETHER = 20_000
+# Patients and tiles on which the number formats are compared.
+PROBE = (4, 512)
 
 
 @dataclass(frozen=True)
@@ -124,6 +127,24 @@ class PatientTrainee:
             if model.config.centre_targets:
                 self.targets = _centred(self.targets, self.known, torch.from_numpy(train).to(device))
         self.drawn = 0
+        self.precision = Precision("float32")
+
+    def choose(self, wanted: str) -> Precision:
+        """Settle the number format of the steps and of the score that chooses the epoch, tried on a few patients."""
+        few, most = PROBE
+        given = self.data.gather(self.train[:few].tolist(), [(self.seed, row) for row in self.train[:few]], self.device)
+        corners, mask = given.coords[:, :most], None if given.mask is None else given.mask[:, :most]
+        self.model.eval()
+
+        def vectors(features: Tensor) -> Tensor:
+            part = slice(len(features))
+            some = Patients(features, corners[part], None if mask is None else mask[part])
+            return self.model(some, self.prompts[:1]).vectors.float()
+
+        name = f"modaltune around {self.model.config.slide_encoder}"
+        with self.stopping.undisturbed():
+            self.precision = choose_precision(vectors, given.features[:, :most], self.device, wanted, what=name)
+        return self.precision
 
     def parameters_by_name(self) -> dict[str, nn.Parameter]:
         """The side path's, the gene encoder's and the fused vector's."""
@@ -143,16 +164,15 @@ class PatientTrainee:
         given = self._withheld(self.data.gather(batch.tolist(), [(self.drawn, row) for row in batch], self.device))
         targets, known = self.targets[rows], self.known[rows]
         if given.features.shape[0] * given.features.shape[1] * len(self.prompts) <= TOGETHER:
-            return text_loss(
-                self.model(given, self.prompts).vectors, targets, self.model.config.temperature, known=known
-            )
+            vectors = self._asked(given, self.prompts)
+            return text_loss(vectors, targets, self.model.config.temperature, known=known)
         parameters = list(self.parameters_by_name().values())
         total = torch.zeros((), device=self.device)
         summed: list[Tensor | None] = [None] * len(parameters)
         for number, prompt in enumerate(self.prompts):
             self.stopping.look()
             part = text_loss(
-                self.model(given, (prompt,)).vectors,
+                self._asked(given, (prompt,)),
                 targets[:, number : number + 1],
                 self.model.config.temperature,
                 known=known[:, number : number + 1],
@@ -162,6 +182,11 @@ class PatientTrainee:
             total = total + part.detach()
         loss: Tensor = StoredGradient.apply(total, summed, *parameters)
         return loss
+
+    def _asked(self, given: Patients, prompts: tuple[str, ...]) -> Tensor:
+        with number_format(self.device, self.precision):
+            vectors: Tensor = self.model(given, prompts).vectors
+        return vectors
 
     def _withheld(self, given: Patients) -> Patients:
         """The same patients, some of them without expression, and some without clinical numbers."""
@@ -182,7 +207,8 @@ class PatientTrainee:
         """
         table = self.data.table
         prompt = self.prompts[:1]
-        train, held = self.vectors(self.train, prompt)[:, 0], self.vectors(self.held, self.prompts)
+        with number_format(self.device, self.precision):
+            train, held = self.vectors(self.train, prompt)[:, 0], self.vectors(self.held, self.prompts)
         scores = {"val_loss": self._held_loss(held)}
         labels = table.labels
         learned, judged = labels[self.train] >= 0, labels[self.held] >= 0

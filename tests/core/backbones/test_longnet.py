@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pathotune.backbones import backbone_card
-from pathotune.backbones.slide import load_slide_encoder
+from pathotune.backbones.slide import attention, load_slide_encoder
 from pathotune.backbones.slide.attention import BLOCK, attend
 from pathotune.backbones.slide.longnet import BRANCHES, LongNet, dilated
 from pathotune.backbones.slide.surface import sine_cosine
@@ -84,6 +84,25 @@ def test_attention_in_blocks_has_the_gradients_of_plain_attention(monkeypatch):
     expected = torch.autograd.grad((plain * weight).sum(), parts)
     assert all(torch.allclose(one, other, atol=1e-5) for one, other in zip(found, expected, strict=True))
     assert BLOCK * 4 <= 64 * 2**20
+
+
+@pytest.mark.parametrize(("dtype", "most"), [(torch.float32, 2e-6), (torch.bfloat16, 2e-2)])
+def test_torch_s_fused_attention_and_the_blocks_are_the_same(monkeypatch, dtype, most):
+    """Outputs, sums and gradients; also where much of a segment is the zeros it was filled up with."""
+    assert attention._has_fused(), "else this compares the blocks with themselves"
+    generator = torch.Generator().manual_seed(0)
+    parts = [torch.randn(3, 70, 8, generator=generator) for _ in range(4)]
+    for one in parts[:3]:
+        one[1, 30:] = 0
+    parts = [one.to(dtype).requires_grad_() for one in parts]
+    found = []
+    for fused in (True, False):
+        monkeypatch.setattr(attention, "_has_fused", lambda fused=fused: fused)
+        output, sums = attend(*parts[:3], 0.4)
+        assert not sums.requires_grad and sums.dtype == torch.float32
+        found.append([output, sums, *torch.autograd.grad((output * parts[3]).sum(), parts[:3])])
+    for one, other in zip(*found, strict=True):
+        assert (one - other).abs().max() <= most * other.abs().max()
 
 
 def reduced(depth=1, width=64):

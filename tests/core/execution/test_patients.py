@@ -148,6 +148,28 @@ def test_prompt_by_prompt_is_all_at_once(cohort, tmp_path, monkeypatch):
         assert np.allclose(value, parts.trained[name], atol=2e-3), name
 
 
+def test_steps_in_bfloat16_learn_what_exact_ones_do(cohort, tmp_path):
+    """Rounded steps, but exact vectors for the linear models: the file says the same in float32."""
+    exact, rounded = (
+        tuned(cohort, tmp_path / f"{name}.pathotune.safetensors", replace(QUICK, precision=name))
+        for name in ("float32", "bfloat16")
+    )
+    assert (exact["precision"], rounded["precision"]) == ("float32", "bfloat16")
+    saved, right = Tuning.load(rounded["out"]), Tuning.load(exact["out"])
+    assert saved.training["precision"] == "bfloat16"
+    assert rounded["epochs"][0]["train_loss"] != exact["epochs"][0]["train_loss"]
+    assert rounded["epochs"][-1]["train_loss"] == pytest.approx(exact["epochs"][-1]["train_loss"], rel=0.05)
+    name = "trained.fuse.weight"
+    assert saved.tensors[name].dtype == np.float32
+    assert np.corrcoef(saved.tensors[name].ravel(), right.tensors[name].ravel())[0, 1] > 0.99
+    held = [row for row, split in enumerate(generated.inputs_of(cohort).cohort.split) if split == "val"]
+    inputs = generated.inputs_of(cohort)
+    again = result_of(
+        evaluate(saved, replace(inputs, cohort=replace(inputs.cohort.take(held), split=("",) * len(held))))
+    )
+    assert again["c_index"] == pytest.approx(rounded["val"]["c_index"], abs=1e-6)
+
+
 def test_image_alone_and_survival_alone(cohort, tmp_path):
     image = tuned(cohort, tmp_path / "image.safetensors", expression=False, prompts="survival", target="one_hot")
     assert image["with_expression"] == 0 and Tuning.load(image["out"]).genes is None

@@ -188,7 +188,8 @@ class ModalTune(nn.Module):
         if patients.genes is None or not bool(known.any()):
             return torch.zeros(few, encoder.tokens, self.backbone.width, device=device), ~known
         genes = torch.where(known[:, None], patients.genes, torch.zeros_like(patients.genes))
-        tokens = encoder.mixed(encoder.members(genes) if patients.members is None else patients.members)
+        with torch.autocast(device.type, enabled=False):  # small, and self-normalising nets want exact numbers
+            tokens = encoder.mixed(encoder.members(genes) if patients.members is None else patients.members)
         return torch.where(known[:, None, None], tokens, torch.zeros_like(tokens)), ~known
 
     def _fused(self, image: Tensor, side: Tensor, hidden: Tensor) -> Tensor:
@@ -200,7 +201,8 @@ class ModalTune(nn.Module):
             known = (~hidden[:, first:]).to(side)
             parts.insert(1, (side[:, first:] * known[..., None]).mean(dim=1))
         joined = torch.stack(parts).sum(dim=0) if self.config.read_out == "sum" else torch.cat(parts, dim=-1)
-        fused: Tensor = self.fuse(self.norm(joined))
+        with torch.autocast(joined.device.type, enabled=False):
+            fused: Tensor = self.fuse(self.norm(joined.float()))
         return fused
 
     def _by_source(self, maps: list[tuple[Tensor, Tensor] | None], order: Tensor | None) -> dict[str, Tensor]:
