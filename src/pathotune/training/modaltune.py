@@ -139,7 +139,8 @@ class PatientTrainee:
         def vectors(features: Tensor) -> Tensor:
             part = slice(len(features))
             some = Patients(features, corners[part], None if mask is None else mask[part])
-            return self.model(some, self.prompts[:1]).vectors.float()
+            asked: Tensor = self.model(some, self.prompts[:1]).vectors
+            return asked.float()
 
         name = f"modaltune around {self.model.config.slide_encoder}"
         with self.stopping.undisturbed():
