@@ -308,7 +308,10 @@ def test_after_a_crash_it_is_offered_once_and_restored(
     assert journal is not None and journal.flush()
     journal.close(delete=False)
     header, rest = journal.path.read_text(encoding="utf-8").split("\n", 1)
-    journal.path.write_text(json.dumps({**json.loads(header), "process_start": 1.0}) + "\n" + rest, encoding="utf-8")
+    journal.path.write_text(
+        json.dumps({**json.loads(header), "process_start": 1.0, "boot_id": "an earlier one"}) + "\n" + rest,
+        encoding="utf-8",
+    )
     found: list[Any] = []
     other = ViewerModel()
     other_board = board_of(session_of(other))

@@ -268,7 +268,10 @@ def test_a_crash_is_asked_about_in_the_panel(
     lost.add([Region(shapely.box(0, 0, 9, 9), "Tumor")] * 3)
     journal.close(delete=False)
     header, rest = journal.path.read_text(encoding="utf-8").split("\n", 1)
-    journal.path.write_text(json.dumps({**json.loads(header), "process_start": 1.0}) + "\n" + rest, encoding="utf-8")
+    journal.path.write_text(
+        json.dumps({**json.loads(header), "process_start": 1.0, "boot_id": "an earlier one"}) + "\n" + rest,
+        encoding="utf-8",
+    )
     assert panel.crash.isHidden()
     dock.tune.board._offer(drawing)
     assert not panel.crash.isHidden() and "3 regions" in panel.crash.text.text()

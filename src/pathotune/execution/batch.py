@@ -253,7 +253,7 @@ class _Runner:
             self._ledger.end(self._key(store), result)
         if self._ledger is not None and time.monotonic() - self._summary_at > SUMMARY_EVERY_S:
             try:
-                self.write_summary()
+                self.write_summary(is_last=False)
             except OutputRefused as error:
                 yield Note(str(error), "warning")
         yield SlideEnd(result, len(self._results), len(self._numbers))
@@ -326,13 +326,13 @@ class _Runner:
         except Exception as error:  # whatever is odd about its picture, the slide is predicted
             _LOG.info("no picture of %s: %s", slide.path, error)
 
-    def write_summary(self) -> dict[str, str]:
+    def write_summary(self, is_last: bool = True) -> dict[str, str]:
         """Write table and page now; returns their paths."""
         self._summary_at, batch = time.monotonic(), self._batch
         if self._ledger is None or not self._ledger.is_there:
             return {}
         everything = batch.planned if batch.everything is None else batch.everything
-        return write_summary(self._ledger, everything, self._results, batch.part, batch.tuning)
+        return write_summary(self._ledger, everything, self._results, batch.part, batch.tuning, is_last=is_last)
 
 
 def failure(item: SlideInput, error: PathotuneError, status: str = "failed") -> dict[str, Any]:

@@ -128,6 +128,8 @@ def _run(
         future = next(arrived)
         kind, slide, unit = flying.pop(future)
         answer = _answer(future)
+        # Its answer is here: were it still wanted, the scheduler would have it done once more when that worker dies.
+        future.release()
         if "error" in answer and not answer["of_one_slide"]:
             client.cancel(list(flying))
             raise _raised(answer)

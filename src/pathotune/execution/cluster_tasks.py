@@ -137,6 +137,8 @@ def _fill(task: SlideTask, store: str, unit: int, precision: str) -> dict[str, A
     with open_slide(task.slide, mpp=task.mpp, icc=tuning.reading.icc) as slide:
         folder = parts_of(Path(store)) / str(unit)
         result = result_of(predict_slide(slide, tuning, folder, name=task.name or None, **options))
+    if PredictionStore.open(store).is_complete:  # done a second time, and after the slide was put together
+        shutil.rmtree(parts_of(Path(store)), ignore_errors=True)
     return {"part": result["store"], "tiles": result["tiles"], "rate": result["tiles_per_second"]}
 
 

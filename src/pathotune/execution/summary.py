@@ -35,6 +35,8 @@ def write_summary(
     own: Mapping[Path, dict[str, Any]],
     part: str | None,
     tuning: Tuning,
+    *,
+    is_last: bool = True,
 ) -> dict[str, str]:
     """Write `slides.csv` and `slides.html`, and of a part `slides-I-of-N.csv` too; returns their paths.
 
@@ -43,12 +45,29 @@ def write_summary(
     everything : all slides of all parts.
     own : what became of this process's slides; what others wrote down is read from the ledger.
     part : "I/N" or None.
+    is_last : whether this process writes them for the last time, and so has to have the last word right.
 
     Raises
     ------
     OutputRefused : they cannot be written.
     """
-    out, ends = ledger.out, ledger.ends()
+    while True:
+        ends = ledger.ends()
+        written = _write(ledger.out, ends, everything, own, part, tuning)
+        # Another may have written meanwhile, and knew of more ends: what is written last must have all of them.
+        if not is_last or ledger.ends() == ends:
+            return written
+
+
+def _write(
+    out: Path,
+    ends: Mapping[str, dict[str, Any]],
+    everything: Mapping[Path, SlideInput],
+    own: Mapping[Path, dict[str, Any]],
+    part: str | None,
+    tuning: Tuning,
+) -> dict[str, str]:
+    """The files as of the ends known now; the rest as `write_summary`."""
     rows: dict[str, dict[str, Any]] = {}
     for store, item in everything.items():
         key = store_key(store, out)

@@ -7,6 +7,7 @@ import hashlib
 import html
 import os
 import string
+import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -102,7 +103,7 @@ def write_contact_sheet(
         missing=missing,
         done="\n".join(_figure(path.parent, key, row) for key, row in predicted.items()),
     )
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         temporary.write_text(page, encoding="utf-8")
         os.replace(temporary, path)

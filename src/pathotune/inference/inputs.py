@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -198,7 +199,8 @@ def write_table(results: Sequence[Mapping[str, Any]], class_names: Sequence[str]
             [*("" if result.get(name) is None else result[name] for name in _COLUMNS)]
             + [f"{areas[name]:.6f}" if name in areas else "" for name in class_names]
         )
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Several processes write it, and those of two computers or containers may have the same number.
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_text(text.getvalue(), encoding="utf-8")

@@ -23,7 +23,7 @@ from pathotune.cli.slides_view import SlidesView, in_words
 from pathotune.errors import PathotuneError, UsageError
 from pathotune.events import Event, Failed, Finished, Note, SlideBegun, SlideEnd
 from pathotune.execution import batch as batches
-from pathotune.execution import trouble
+from pathotune.execution import summary, trouble
 from pathotune.execution.batch import Batch, predict_many
 from pathotune.execution.ledger import Ledger
 from pathotune.inference import leases
@@ -190,6 +190,25 @@ def test_two_runs_share_a_folder(batch: Batch, model: Any, monkeypatch: pytest.M
     said = {name: row["status"].replace("resumed", "done") for name, row in table(batch.out).items()}
     assert said == DONE
     assert not list(batch.out.rglob(leases.FOLDER))
+
+
+def test_of_two_that_write_the_summary_at_once_the_last_knows_all(
+    batch: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(batch)
+    ledgers, write = [Ledger(batch.out), Ledger(batch.out)], summary.write_table
+
+    def late(*args: Any) -> Path:
+        """While this process has its rows ready, the other ends a slide and writes."""
+        monkeypatch.setattr(summary, "write_table", write)
+        ledgers[1].end("a.tiff.brightness.pathotune.zarr", {"status": "failed", "error": "by hand", "slide": "a.tiff"})
+        summary.write_summary(ledgers[1], batch.planned, {}, None, batch.tuning)
+        return write(*args)
+
+    monkeypatch.setattr(summary, "write_table", late)
+    summary.write_summary(ledgers[0], batch.planned, {}, None, batch.tuning)
+    assert table(batch.out)["a.tiff"]["error"] == "by hand"
+    assert "by hand" in (batch.out / "slides.html").read_text()
 
 
 def test_a_slide_that_stays_with_another_process_is_left_to_it(batch: Batch, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from pathotune.errors import UsageError
 from pathotune.events import Event, Finished, SlideEnd, Step
-from pathotune.execution import cluster
+from pathotune.execution import cluster, cluster_tasks
 from pathotune.execution.batch import Batch, predict_many
 from pathotune.execution.cluster import predict_on_cluster
 from pathotune.execution.cluster_tasks import PARTS
@@ -83,6 +83,9 @@ def test_the_same_bytes_as_one_process(batch: Batch, tuning: Any, slides: Path, 
     assert store.is_complete and store.attrs["tiles_done"] == other.attrs["tiles_done"]
     assert store.attrs["shards"] == other.attrs["shards"]
     assert not list(batch.out.rglob(PARTS + "/*")), "nothing is left of the parts"
+    planned = next(path for path in batch.planned if path.name == store.path.name)
+    again = cluster_tasks.fill(cluster._task(batch, planned, 200), str(planned), 0, "float32")
+    assert again["tiles"] > 0 and values(batch.out) == values(whole.out), "done once more when all was over: no harm"
     with (batch.out / "slides.csv").open() as file:
         rows = {Path(row["slide"]).name: row for row in csv.DictReader(file)}
     assert {name: row["status"] for name, row in rows.items()} == statuses

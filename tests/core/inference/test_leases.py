@@ -11,11 +11,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from pathotune.errors import OutputRefused, StoreBusy
 from pathotune.inference import leases
 from pathotune.inference.leases import FOLDER, leased, take_lease
+from pathotune.processes import still_runs, this_process
 
 
 def elsewhere(store: Path, token: str = "other", *, age_s: float = 0.0) -> Path:
@@ -40,6 +42,29 @@ def test_one_at_a_time_and_nothing_left(tmp_path: Path) -> None:
     assert list(store.parent.iterdir()) == []
     with leased(store):
         pass
+
+
+def test_a_changed_clock_makes_no_process_look_dead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, told = tmp_path / "a.zarr", psutil.Process.create_time
+    with leased(store):
+        if sys.platform == "linux":  # elsewhere the system keeps the date itself
+            monkeypatch.setattr(psutil.Process, "create_time", lambda self: told(self) + 3.0)
+        with pytest.raises(StoreBusy):
+            take_lease(store)
+        with leased(store.with_name("b.zarr")):
+            pass
+        assert list((store.parent / FOLDER).iterdir()), "who tidies up leaves it"
+
+
+@pytest.mark.parametrize("other", [{"pid": 4194305}, {"start_ticks": 1}, {"boot_id": "an earlier one"}])
+def test_a_process_that_has_ended_is_told_from_one_with_its_number(other: dict[str, Any]) -> None:
+    facts = this_process()
+    assert still_runs(facts, time.time())
+    if "boot_id" in facts or "pid" in other:
+        assert not still_runs(facts | other, time.time())
+    older = {name: facts[name] for name in ("host", "pid", "process_start")}
+    assert still_runs(older, time.time()), "as files of earlier versions say it"
+    assert not still_runs(older | {"process_start": 1.0}, time.time())
 
 
 @pytest.mark.parametrize("links", [True, False])

@@ -43,7 +43,7 @@ def as_after_a_crash(path: Path) -> None:
     """Make a journal look as if its process had ended."""
     lines = path.read_bytes().split(b"\n")
     header = json.loads(lines[0])
-    header["process_start"] = 1.0
+    header |= {"process_start": 1.0, "boot_id": "an earlier one"}
     path.write_bytes(b"\n".join([json.dumps(header).encode(), *lines[1:]]))
 
 
