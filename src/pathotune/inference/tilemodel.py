@@ -138,14 +138,13 @@ class Lanes:
         self.count, self._threads = lanes_of(model.device)
         self._stopped = threading.Event()
         self._hooks: list[Any] = []
+        self._own: set[int] = set()
 
     def __enter__(self) -> Lanes:
         import torch
 
         self._threads_before = torch.get_num_threads()
-        self._pool = ThreadPoolExecutor(
-            self.count, "pathotune-model", initializer=torch.set_num_threads, initargs=(self._threads,)
-        )
+        self._pool = ThreadPoolExecutor(self.count, "pathotune-model", initializer=self._begin)
         if self._model.device == "cpu":
             # Of the model, not of the backbone: some methods run a changed copy of it.
             linear = [part for part in self._model.model.modules() if isinstance(part, torch.nn.Linear)]
@@ -161,8 +160,16 @@ class Lanes:
             hook.remove()
         torch.set_num_threads(self._threads_before)
 
+    def _begin(self) -> None:
+        """In each thread, before its first batch."""
+        import torch
+
+        torch.set_num_threads(self._threads)
+        self._own.add(threading.get_ident())
+
     def _look(self, module: Any, inputs: Any) -> None:
-        if self._stopped.is_set() or self._cancel():
+        # The model may run for others at the same time, whom the end of this run does not concern.
+        if threading.get_ident() in self._own and (self._stopped.is_set() or self._cancel()):
             raise StoppedInside
 
     def submit(self, images: NDArray[np.uint8]) -> Future[Answer]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -225,6 +227,30 @@ def test_cancel_ends_within_a_forward_pass(run: Run, model: Any, tuning: Any, sl
     store = PredictionStore.open(result["store"])
     assert result["tiles"] == (store.labels[:] > 0).sum() <= 16, "the pass that was broken off leaves nothing"
     assert not store.is_complete
+
+
+def test_who_stops_stops_nobody_else_with_the_same_model(
+    run: Run, model: Any, tuning: Any, slide_path: Path, tmp_path: Path
+) -> None:
+    other_inside, ended = threading.Event(), threading.Event()
+
+    def hold(size: int) -> None:
+        """Passes of the one (8 tiles) run while the other, which is not wanted any more, stands in its first (3)."""
+        if size == 3 and not ended.is_set():
+            other_inside.set()
+            assert ended.wait(60)
+        assert other_inside.wait(60)
+
+    model.hook = hold
+    whole = {"deterministic": True, "box_px0": (200, 200, 1024, 512)}
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(run, slide_path, tuning, tmp_path / "other", batch_size=3, cancel=other_inside.is_set)
+        result, _ = run(slide_path, tuning, tmp_path / "one", batch_size=8, **whole)
+        ended.set()
+        stopped, _ = other.result(60)
+    assert result["status"] == "done" and result["tiles"] > 8 and result["tiles"] % 8 != 3
+    assert PredictionStore.open(result["store"]).is_complete
+    assert stopped["status"] == "cancelled"
 
 
 def test_time_paused_counts_neither_as_work_nor_in_the_rate(
