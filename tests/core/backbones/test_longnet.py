@@ -86,6 +86,14 @@ def test_attention_in_blocks_has_the_gradients_of_plain_attention(monkeypatch):
     assert BLOCK * 4 <= 64 * 2**20
 
 
+def test_whoever_asks_first_gets_the_same_answer_of_the_fused_kernel() -> None:
+    attention._has_fused.cache_clear()
+    plain = attention._has_fused()
+    attention._has_fused.cache_clear()
+    with torch.autocast("cpu", dtype=torch.bfloat16), torch.inference_mode():
+        assert attention._has_fused() == plain
+
+
 @pytest.mark.parametrize(("dtype", "most"), [(torch.float32, 2e-6), (torch.bfloat16, 2e-2)])
 def test_torch_s_fused_attention_and_the_blocks_are_the_same(monkeypatch, dtype, most):
     """Outputs, sums and gradients; also where much of a segment is the zeros it was filled up with."""

@@ -42,15 +42,17 @@ def _has_fused() -> bool:
     It is four to five times as fast as the blocks below, but what torch offers in public keeps the sums to itself; so
     the operator behind it is called, after a look at what it answers.
     """
-    values = torch.linspace(-1.0, 1.0, 24).reshape(1, 1, 6, 4)
-    try:
-        fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-        output, sums = fused(values, values, values.flip(2), 0.0, False, attn_mask=None, scale=0.5)
-    except (AttributeError, RuntimeError, TypeError, ValueError):
-        return False
-    logits = values @ values.transpose(-1, -2) * 0.5
-    right = torch.allclose(output, logits.softmax(dim=-1) @ values.flip(2), atol=1e-5)
-    return right and sums.shape == (1, 1, 6) and torch.allclose(sums.float(), logits.logsumexp(dim=-1), atol=1e-5)
+    # The first to ask may be in the middle of a pass in bfloat16.
+    with torch.autocast("cpu", enabled=False), torch.no_grad():
+        values = torch.linspace(-1.0, 1.0, 24).reshape(1, 1, 6, 4)
+        try:
+            fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+            output, sums = fused(values, values, values.flip(2), 0.0, False, attn_mask=None, scale=0.5)
+        except (AttributeError, RuntimeError, TypeError, ValueError):
+            return False
+        logits = values @ values.transpose(-1, -2) * 0.5
+        right = torch.allclose(output, logits.softmax(dim=-1) @ values.flip(2), atol=1e-5)
+        return right and sums.shape == (1, 1, 6) and torch.allclose(sums.float(), logits.logsumexp(dim=-1), atol=1e-5)
 
 
 class _Attention(torch.autograd.Function):
