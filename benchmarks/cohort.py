@@ -32,7 +32,7 @@ TRAIN_STAINS, TEST_STAINS = ("standard", "red", "purple"), ("pale",)
 FEW, MANY = (1, 2), (3, 4, 5, 6, 7, 8)
 AREA_TILES = (1.0, 1.6)
 RIM_UM, GAP_UM, PATCH_UM = 36.0, 24.0, 150.0
-PATTERNS = 6
+PATTERNS = 24
 # Draws of an epoch: tiles of the weak tuning, slides of the aggregator.
 TRAINING = {"device": "cpu", "tiles_per_epoch": 256, "looks": 2}
 POSITIVE = "three or more nests"
@@ -94,8 +94,8 @@ def make(out: Path, train: int, test: int, shift: int) -> Path:
         path = folder / f"{'test' if is_test else 'train'}-{own:03d}.tif"
         if not path.exists():
             slide.write(path)
-        # A quarter of the training slides chooses the epoch.
-        split = "test" if is_test else "val" if own // 2 % 4 == 3 else "train"
+        # A quarter of the patterns of tissue chooses the epoch: as those of the test slides, they are not learned from.
+        split = "test" if is_test else "val" if pattern_of(slide.seed) % 4 == 3 else "train"
         label = POSITIVE if count >= 3 else "fewer nests"
         rows.append(f"slides/{path.name},{path.stem},{label},{split},{count},{area:.2f}")
     table = out / "cohort.csv"
@@ -202,7 +202,7 @@ def main() -> None:
     """Make, learn, judge, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--slides", type=int, default=120, help="training slides, those that choose the epoch included")
+    parser.add_argument("--slides", type=int, default=288, help="training slides, those that choose the epoch included")
     parser.add_argument("--test", type=int, default=60, help="test slides")
     parser.add_argument(
         "--seeds-from", type=int, default=0, help="test slides of other seeds; give them their own --out"

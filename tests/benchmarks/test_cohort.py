@@ -20,7 +20,7 @@ from benchmarks.cohort import PATTERNS, pattern_of, slide_of  # noqa: E402
 @pytest.mark.parametrize("is_test", [False, True])
 def test_neither_pattern_nor_stain_nor_tissue_nor_area_tells_the_class(is_test: bool) -> None:
     rows = []
-    for number in range(72):
+    for number in range(6 * PATTERNS):
         slide, count, area = slide_of(number, is_test)
         stain = slide.stain.name.split()[0]
         rows.append((count >= 3, pattern_of(slide.seed), stain, slide.width_px0 * slide.height_px0, area))
@@ -35,5 +35,5 @@ def test_neither_pattern_nor_stain_nor_tissue_nor_area_tells_the_class(is_test: 
 
 
 def test_test_slides_share_no_pattern_with_those_learned_from() -> None:
-    learned, judged = ({pattern_of(slide_of(number, side)[0].seed) for number in range(36)} for side in (False, True))
+    learned, judged = ({pattern_of(slide_of(number, side)[0].seed) for number in range(6 * PATTERNS)} for side in (False, True))
     assert not learned & judged

@@ -16,6 +16,9 @@ accompany Macenko et al. 2009 in its authors' own example."""
 REFERENCE_STRENGTHS = np.array([1.9705, 1.0308], dtype=np.float32)
 GLASS = 240.0
 FAINT = 0.15
+"""Mean optical density below which a pixel's colour tells little of its dyes."""
+CLEAR = 0.04
+"""Mean optical density below which a pixel is glass."""
 
 
 def optical_density(images: Images, glass: float = GLASS) -> Floats:
@@ -47,7 +50,12 @@ class StainNormaliser:
         """Measure the dyes of a slide on some of its tiles (n, h, w, 3); None where there is too little dye to tell."""
         density = optical_density(images.reshape(-1, 3))
         # By all colours together: eosin alone holds back hardly any red and would be left out colour by colour.
-        density = density[density.mean(axis=1) > FAINT]
+        strength = density.mean(axis=1)
+        stained = strength[strength > CLEAR]
+        if not len(stained):
+            return None
+        # Of a pale slide the denser half of what is no glass: a limit that only its nuclei pass would measure them alone.
+        density = density[strength > min(FAINT, float(np.median(stained)))]
         if len(density) < 500:
             return None
         density = density[:: max(1, len(density) // 200_000)]

@@ -25,6 +25,15 @@ def test_two_stains_come_closer():
     assert np.abs(normalised[0] - normalised[1]).max() < 0.4 * before
 
 
+def test_a_pale_slide_comes_to_the_same_colours():
+    """Its nuclei alone pass a fixed limit of density: measured by them, its matrix would stay pale."""
+    pale, standard = drawn("pale"), drawn("standard")
+    fitted = [StainNormaliser.fit(images) for images in (pale, standard)]
+    before = np.abs(pale.mean(axis=(0, 1, 2)) - standard.mean(axis=(0, 1, 2)))
+    after = np.abs(fitted[0](pale).mean(axis=(0, 1, 2)) - fitted[1](standard).mean(axis=(0, 1, 2)))
+    assert before.min() > 10 and after.max() < 4
+
+
 def test_glass_cannot_be_normalised_and_says_so():
     assert StainNormaliser.fit(np.full((4, 50, 50, 3), 244, np.uint8)) is None
 
