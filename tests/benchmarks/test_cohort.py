@@ -35,5 +35,7 @@ def test_neither_pattern_nor_stain_nor_tissue_nor_area_tells_the_class(is_test: 
 
 
 def test_test_slides_share_no_pattern_with_those_learned_from() -> None:
-    learned, judged = ({pattern_of(slide_of(number, side)[0].seed) for number in range(6 * PATTERNS)} for side in (False, True))
+    learned, judged = (
+        {pattern_of(slide_of(number, side)[0].seed) for number in range(6 * PATTERNS)} for side in (False, True)
+    )
     assert not learned & judged

@@ -54,7 +54,7 @@ class StainNormaliser:
         stained = strength[strength > CLEAR]
         if not len(stained):
             return None
-        # Of a pale slide the denser half of what is no glass: a limit that only its nuclei pass would measure them alone.
+        # Of a pale slide the denser half of what is no glass: its nuclei alone might pass the limit.
         density = density[strength > min(FAINT, float(np.median(stained)))]
         if len(density) < 500:
             return None
