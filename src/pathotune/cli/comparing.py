@@ -48,13 +48,23 @@ def compare(
     features: Annotated[
         Path | None, typer.Option("--features", help="Tile features of the cohort that are there already.")
     ] = None,
+    expression: Annotated[
+        Path | None, typer.Option("--expression", help="Gene expression of the cohort's patients, for modaltune.")
+    ] = None,
+    pathways: Annotated[
+        Path | None, typer.Option("--pathways", help="Which gene is in which pathway (GMT or CSV), for modaltune.")
+    ] = None,
+    clinical: Annotated[
+        Path | None, typer.Option("--clinical", help="A table with site, stage … of each patient, for modaltune.")
+    ] = None,
     methods: Annotated[
         str | None,
         typer.Option(
             "--methods",
             help="Names, separated by commas; settings in brackets: 'pathotune[ivp=off,ttp=off]', 'cite[text=random]' "
             "(text=random and text=permuted take the sentences away); 'pathotune[*]' is every combination of "
-            "prompts. Of slides: 'mil[aggregator=clam_sb],mil[aggregator=mean]'.",
+            "prompts. Of slides: 'mil[aggregator=clam_sb],mil[aggregator=mean]'; with modaltune among them all are "
+            "judged by patients.",
         ),
     ] = None,
     backbones: Annotated[
@@ -93,14 +103,11 @@ def compare(
     training = with_settings(TrainingConfig(), parse_settings(set_ or []))
     common = (names_of([backbones]), parse_shots(shots))
     events: Iterator[Event]
+    tables = {"expression": expression, "pathways": pathways, "clinical": clinical}
     if cohort is not None:
-        from pathotune.datasets.cohort import CohortInputs, read_cohort
-        from pathotune.evaluation.compare_slides import SlideCompareConfig, compare_slides
-
-        of_slides = names_of([methods or "mil[aggregator=mean],mil"])
-        slides = SlideCompareConfig(of_slides, *common, "slide", seeds, training, task)
-        events = compare_slides(CohortInputs(read_cohort(cohort), features), slides, out, device)
+        events = _of_cohort(cohort, features, tables, methods, (*common, "slide", seeds, training, task), out, device)
     else:
+        _refuse(tables, "--tiles")
         from pathotune.datasets.tiles import read_tile_table
         from pathotune.evaluation.compare import CompareConfig
         from pathotune.evaluation.compare import compare as run
@@ -113,6 +120,36 @@ def compare(
         print_json(result)
         return
     _say(result, quiet)
+
+
+def _of_cohort(
+    cohort: Path,
+    features: Path | None,
+    tables: dict[str, Path | None],
+    methods: str | None,
+    options: tuple[Any, ...],
+    out: Path,
+    device: str,
+) -> Iterator[Event]:
+    """The comparison of what learns from slides, or, with ModalTune among it, from patients."""
+    from pathotune.datasets.cohort import CohortInputs, read_cohort
+    from pathotune.evaluation.compare_slides import SlideCompareConfig, compare_slides
+    from pathotune.evaluation.variants import names_of
+    from pathotune.execution.compare_patients import PatientCompareConfig, compare_patients, is_of_patients
+
+    words = names_of([methods or "mil[aggregator=mean],mil"])
+    inputs = CohortInputs(read_cohort(cohort), features, tables["expression"], tables["pathways"], tables["clinical"])
+    if is_of_patients(words):
+        return compare_patients(inputs, PatientCompareConfig(words, *options), out, device)
+    _refuse(tables, f"{', '.join(words)} alone")
+    return compare_slides(inputs, SlideCompareConfig(words, *options), out, device)
+
+
+def _refuse(tables: dict[str, Path | None], what: str) -> None:
+    """Tables that nothing would read are a mistake, not a wish."""
+    given = next((name for name, path in tables.items() if path is not None), None)
+    if given:
+        raise UsageError(f"--{given} is for modaltune on a --cohort; {what} does not read it.")
 
 
 def _say(result: dict[str, Any], quiet: bool) -> None:

@@ -85,7 +85,7 @@ class Cells:
         The row with "probabilities"; with "error" in the place of all scores where it cannot be had: a method that does
         not go with one backbone does not end the comparison of the others.
         """
-        path = self._path(cell, made_from)
+        path = self.path(cell, made_from)
         row = _kept(path, made_from)
         if row is not None:
             return row
@@ -97,7 +97,8 @@ class Cells:
         _write(path, {**made, "made_from": made_from}, probabilities)
         return {**made, "probabilities": probabilities}
 
-    def _path(self, cell: Cell, made_from: str) -> Path:
+    def path(self, cell: Cell, made_from: str) -> Path:
+        """Where a cell's files are, without their endings."""
         facts = cell.facts()
         # A long word is cut: its fingerprint tells two of them apart, and some disks take 255 letters at most.
         words = [_plain(str(facts[key]))[:80] for key in ("method", "backbone", "shots", "seed")]

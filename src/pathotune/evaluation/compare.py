@@ -70,13 +70,13 @@ class CompareConfig:
         for word in self.methods:
             name = read_method(word).name
             level = (METHODS[name].facts or {}).get("level", "tile")
-            if level != self.level:
+            if level not in self.levels:
                 raise UsageError(f"{METHODS[name].title} learns from a {level} as a whole; compare it on a cohort.")
 
     @property
-    def level(self) -> str:
-        """What carries a label."""
-        return "tile"
+    def levels(self) -> tuple[str, ...]:
+        """What may carry a label."""
+        return ("tile",)
 
     def __len__(self) -> int:
         return len(self.methods) * len(self.backbones) * len(self.shots) * self.seeds

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -41,18 +41,21 @@ class SlideCompareConfig(CompareConfig):
         """Refuse what cannot be compared; raises UsageError, UnknownName."""
         super().__post_init__()
         for word in self.methods:
-            variant = read_method(word)
-            if variant.name != "mil":
-                raise UsageError(f"{word} cannot be compared on a cohort; compare mil with its aggregators.")
-            if getattr(variant.config, "is_weak", False):
-                raise UsageError(
-                    f"{word} would tune prompts anew in every cell; tune them once, and compare prompts=FILE."
-                )
+            check_of_slides(word)
 
     @property
-    def level(self) -> str:
-        """What carries a label."""
-        return "slide"
+    def levels(self) -> tuple[str, ...]:
+        """What may carry a label."""
+        return ("slide",)
+
+
+def check_of_slides(word: str) -> None:
+    """Refuse a method that cannot be compared on whole slides; raises UsageError, UnknownName."""
+    variant = read_method(word)
+    if variant.name != "mil":
+        raise UsageError(f"{word} cannot be compared on a cohort; compare mil with its aggregators, or modaltune.")
+    if getattr(variant.config, "is_weak", False):
+        raise UsageError(f"{word} would tune prompts anew in every cell; tune them once, and compare prompts=FILE.")
 
 
 def compare_slides(
@@ -76,23 +79,8 @@ def compare_slides(
 
     started, out = time.monotonic(), Path(out)
     cohort = labelled_rows(inputs.cohort)
-    names = _check(cohort)
-    cells = Cells(out / FOLDER)
-    rows: list[dict[str, Any]] = []
-    for backbone in config.backbones:
-        if backbone.endswith(RANDOM):
-            raise UsageError("Random weights cannot be compared on a cohort; name a backbone as it is.")
-        prompts = dict.fromkeys(_prompts(word) for word in config.methods)
-        for one in prompts:
-            words = [word for word in config.methods if _prompts(word) == one]
-            tile_tuning = Tuning.load(Path(one)) if one else None
-            stain = None if config.training.stain == "none" else config.training.stain
-            unprompted = f"{backbone}-{stain}" if stain else backbone
-            folder = out / "features" / (unprompted if tile_tuning is None else tile_tuning.fingerprint[:8])
-            found = yield from cohort_features(
-                inputs, cohort, np.arange(len(cohort)), backbone, folder, tile_tuning, device, cancel, stain
-            )
-            rows += yield from _on_features(cohort, names, config, backbone, words, found, cells, device, len(rows))
+    names = check_cohort(cohort)
+    rows = yield from rows_of_slides(inputs, cohort, config, config.methods, out, device, cancel)
     summary, verdicts = summarise(rows, names), text_verdicts(rows)
     test = sum(split == "test" for split in cohort.split)
     judged = Judged(names, len(cohort) - test, test, "slides")
@@ -102,13 +90,47 @@ def compare_slides(
     yield Finished({"rows": plain, "summary": summary, "text": verdicts, "classes": names, **paths, "seconds": seconds})
 
 
+def rows_of_slides(
+    inputs: CohortInputs,
+    cohort: Cohort,
+    config: CompareConfig,
+    words: Sequence[str],
+    out: Path,
+    device: str,
+    cancel: Callable[[], bool] | None = None,
+) -> Generator[Event, None, list[dict[str, Any]]]:
+    """The rows of these methods, each with the probabilities, labels and patients of the test slides.
+
+    Parameters
+    ----------
+    cohort : labelled rows, as `check_cohort` wants them.
+    words : of `evaluation.variants`, all of mil.
+    """
+    names, cells = list(cohort.classes), Cells(out / FOLDER)
+    rows: list[dict[str, Any]] = []
+    for backbone in config.backbones if words else ():
+        if backbone.endswith(RANDOM):
+            raise UsageError("Random weights cannot be compared on a cohort; name a backbone as it is.")
+        for one in dict.fromkeys(_prompts(word) for word in words):
+            alike = [word for word in words if _prompts(word) == one]
+            tile_tuning = Tuning.load(Path(one)) if one else None
+            stain = None if config.training.stain == "none" else config.training.stain
+            unprompted = f"{backbone}-{stain}" if stain else backbone
+            folder = out / "features" / (unprompted if tile_tuning is None else tile_tuning.fingerprint[:8])
+            found = yield from cohort_features(
+                inputs, cohort, np.arange(len(cohort)), backbone, folder, tile_tuning, device, cancel, stain
+            )
+            rows += yield from _on_features(cohort, names, config, backbone, alike, found, cells, device, len(rows))
+    return rows
+
+
 def _prompts(word: str) -> str:
     """The tile tuning a method takes its features from; "" for the plain backbone's."""
     config = read_method(word).config
     return str(config.prompts) if config.takes_prompts else ""  # type: ignore[attr-defined]
 
 
-def _check(cohort: Cohort) -> list[str]:
+def check_cohort(cohort: Cohort) -> list[str]:
     """The classes of a cohort that can be compared on; raises UsageError with what it lacks."""
     test = {label for label, split in zip(cohort.labels, cohort.split, strict=True) if split == "test"}
     train = {label for label, split in zip(cohort.labels, cohort.split, strict=True) if split != "test"}
@@ -124,7 +146,7 @@ def _check(cohort: Cohort) -> list[str]:
 def _on_features(
     cohort: Cohort,
     names: list[str],
-    config: SlideCompareConfig,
+    config: CompareConfig,
     backbone: str,
     words: list[str],
     found: FeatureFolder,

@@ -21,6 +21,7 @@ COLUMNS = (
     "auc",
     "f1",
     "ece",
+    "c_index",
     "trainable_parameters",
     "seconds",
     "peak_memory_mb",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,8 @@ from pathotune.errors import NoTiles
 from pathotune.events import Event, Finished, Note
 from pathotune.inference.patient_score import PatientModel, load_patient_model, patients_of
 from pathotune.inference.slide_features import cohort_features
-from pathotune.training.patient_models import PromptModels, judged, site_accuracy
+from pathotune.training.linear_models import c_index
+from pathotune.training.patient_models import OF_CLASSES, OF_SURVIVAL, PromptModels, judged, site_accuracy, speaking
 from pathotune.training.patients import PatientTable
 from pathotune.training.session import session_path
 from pathotune.training.stopping import Stopping, never
@@ -91,6 +93,52 @@ def evaluate(
             "seconds": round(time.monotonic() - started, 2),
         }
     )
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a tuning says of patients.
+
+    names : of those with tile features, in the order of the cohort.
+    probabilities : (n, classes of the tuning); None where it learned no class.
+    c_index : of its risk, None where that cannot be said.
+    """
+
+    names: tuple[str, ...]
+    probabilities: NDArray[np.float64] | None
+    c_index: float | None
+
+
+def said_of(
+    tuning: Tuning,
+    inputs: CohortInputs,
+    *,
+    device: str = "auto",
+    cancel: Callable[[], bool] | None = None,
+) -> Generator[Event, None, Said]:
+    """What a tuning of patients says of all patients of a cohort, by its own linear models.
+
+    `inputs.features` is where the tile features are.
+
+    Raises
+    ------
+    NoTiles : no patient has tile features; FeaturesMismatch : they are of another backbone.
+    """
+    chosen, cohort = pick_device(device), inputs.cohort
+    loaded = load_patient_model(tuning, chosen)
+    table = patients_of(loaded, inputs, tuning.class_names)
+    every, name = np.arange(len(cohort)), str(tuning.backbone["name"])
+    features = yield from cohort_features(inputs, cohort, every, name, Path(), None, chosen, cancel)
+    patients = _with_files(table, np.arange(len(table)), set(features.paths))
+    vectors = _vectors(loaded, table, features.paths, tuning, cancel)(patients)
+    prompts = list(loaded.prompts)
+    of_classes, of_survival = speaking(prompts, OF_CLASSES), speaking(prompts, OF_SURVIVAL)
+    sites = [table.sites[patient] for patient in patients.tolist()]
+    said = loaded.models[of_classes].probabilities(vectors[:, prompts.index(of_classes)], sites)
+    cox, time, event = loaded.models[of_survival].cox, table.time[patients], table.event[patients]
+    risk = None if cox is None else cox.risk(vectors[:, prompts.index(of_survival)])
+    names = tuple(table.names[patient] for patient in patients.tolist())
+    return Said(names, said, None if risk is None else c_index(time, event, risk))
 
 
 def cohort_classes(tuning: Tuning, inputs: CohortInputs) -> tuple[str, ...]:

@@ -10,10 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from pathotune.cli import app
 from pathotune.errors import FeaturesMismatch, NoTiles, TuningMismatch, UsageError
 from pathotune.evaluation.patients import evaluate
 from pathotune.events import EpochEnd, Note, result_of
+from pathotune.execution.compare_patients import PatientCompareConfig, by_patient, compare_patients
 from pathotune.execution.job import Job, run_job
 from pathotune.execution.patient_tuning import settled, tune
 from pathotune.features import FeatureSet
@@ -319,3 +322,67 @@ def test_its_slide_vectors_are_features_of_slide_level_tunings(cohort, tuning, t
     assert 0 <= judged["balanced_accuracy"] <= 1
     with pytest.raises(TuningMismatch, match=f"takes features of {BACKBONE}, not of"):
         SlideVectors(saved, "pathotune-tiny")
+
+
+def on_the_command_line(*arguments):
+    """What a command prints as JSON, and how it ended."""
+    done = CliRunner().invoke(app, [str(argument) for argument in (*arguments, "--json", "--device", "cpu")])
+    return json.loads(done.stdout) if done.exit_code == 0 else {"failed": done.output}, done
+
+
+def test_tuned_judged_and_compared_on_the_command_line(cohort, tmp_path):
+    """Patients of a cohort: the options of the contract, all commands."""
+    files = {"expression": "expression.csv", "pathways": "pathways.gmt", "clinical": "clinical.csv"}
+    tables = [f"--{name}={cohort / file}" for name, file in files.items()]
+    given = ["--cohort", cohort / "cohort.csv", "--features", cohort / "features"]
+    settings = [f"{name}={value}" for name, value in SMALL.items()]
+    sets = [word for setting in (*settings, "lr=1e-3") for word in ("--set", setting)]
+    out = tmp_path / "study ä.pathotune.safetensors"
+    tuned, _ = on_the_command_line(
+        "tune", "--method", "modaltune", "--backbone", BACKBONE, *given, *tables, *sets, "--epochs", 2, "--out", out
+    )
+    assert tuned["out"] == str(out) and len(tuned["epochs"]) == 2 and tuned["with_expression"] > 0
+    judged, _ = on_the_command_line("evaluate", "--tuning", out, *given, tables[0], tables[2])
+    assert judged["slide"]["balanced_accuracy"] == judged["balanced_accuracy"] and judged["c_index"] is not None
+    word = f"modaltune[{','.join(settings)}]"
+    words = f"mil[aggregator=mean,hidden=8],{word}"
+    options = ["compare", "--methods", words, "--backbones", BACKBONE, "--shots", "3,all", "--seeds", 1]
+    options += ["--set", "epochs=2", "--set", "lr=1e-3", "--out", tmp_path / "compared"]
+    compared, _ = on_the_command_line(*options, *given, *tables)
+    assert [(row["shots"], row["method"][:4]) for row in compared["rows"]] == [
+        (shots, name) for shots in (3, "all") for name in ("mil[", "moda")
+    ]
+    own = [row for row in compared["rows"] if row["method"] == word]
+    assert all(row["c_index"] is not None and Path(row["tuning"]).is_file() for row in own)
+    assert all(0 <= row["auc"] <= 1 for row in compared["rows"])
+    assert "patients" in Path(compared["html"]).read_text(encoding="utf-8")
+    again, _ = on_the_command_line(*options, *given, *tables)
+    assert [row["seconds"] for row in again["rows"]] == [row["seconds"] for row in compared["rows"]], "kept, not redone"
+    _, refused = on_the_command_line("compare", "--methods", "mil", "--out", tmp_path / "x", *given, tables[0])
+    assert isinstance(refused.exception, UsageError) and "--expression is for modaltune" in str(refused.exception)
+    _, refused = on_the_command_line(*options, *given, tables[0])
+    assert isinstance(refused.exception, UsageError) and "--expression needs --pathways" in str(refused.exception)
+
+
+def test_all_that_is_compared_learns_from_the_same_patients_and_is_judged_by_them(cohort, tmp_path):
+    """The cell on all patients is the tuning of the same options; an aggregator's patients are means of slides."""
+    inputs = generated.inputs_of(cohort)
+    word = f"modaltune[{','.join(f'{name}={value}' for name, value in SMALL.items())}]"
+    config = PatientCompareConfig((word,), (BACKBONE,), seeds=1, training=replace(QUICK, device="cpu"))
+    result = result_of(compare_patients(inputs, config, tmp_path, "cpu"))
+    saved = Tuning.load(result["rows"][0]["tuning"])
+    right = result_of(evaluate(saved, inputs))
+    assert result["rows"][0]["balanced_accuracy"] == pytest.approx(right["balanced_accuracy"], abs=1e-9)
+    assert result["rows"][0]["c_index"] == pytest.approx(right["c_index"], abs=1e-9)
+    said = np.asarray([[0.9, 0.1], [0.2, 0.8], [0.4, 0.6]])
+    row = {"probabilities": said, "labels": np.asarray([0, 0, 1]), "groups": ["a", "a", "b"], "method": "mil"}
+    of_patients = by_patient(row)
+    assert np.allclose(of_patients["probabilities"], [[0.55, 0.45], [0.4, 0.6]])
+    assert of_patients["balanced_accuracy"] == 1.0 and of_patients["groups"] == ["a", "b"]
+    odd = replace(
+        inputs.cohort, labels=("breast ductal", *inputs.cohort.labels[1:]), patients=("one",) * len(inputs.cohort)
+    )
+    with pytest.raises(UsageError, match="have different"):
+        result_of(compare_patients(replace(inputs, cohort=odd), config, tmp_path / "odd", "cpu"))
+    with pytest.raises(UsageError, match="learns from a tile"):
+        PatientCompareConfig(("vpt", word), (BACKBONE,))
