@@ -289,13 +289,11 @@ def tuned(world: World, where: str, objective: str, mode: str, seed: int) -> dic
 
 def rows_of(with_encoder: bool) -> Iterator[tuple[str, str, str]]:
     """(objective, mode, where) of every row, in the order of the table."""
-    for where in ("spots", "bulk"):
-        for mode in MODES if with_encoder else ("features",):
-            for objective in ("direct", "contrastive"):
-                yield objective, mode, where
-    for where in ("spots", "bulk"):
-        for objective in ("direct", "contrastive"):
-            yield objective, "features", where + SHUFFLED
+    for pairs in ("", SHUFFLED):
+        for where in ("spots", "bulk"):
+            for mode in MODES if with_encoder else ("features",):
+                for objective in ("direct", "contrastive"):
+                    yield objective, mode, where + pairs
 
 
 def world_of(options: argparse.Namespace) -> World:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import types
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from magicgui.widgets import CheckBox, ComboBox, Container, LineEdit, SpinBox, create_widget
 from magicgui.widgets.bases import ValueWidget
+from qtpy.QtCore import QSignalBlocker
+from qtpy.QtWidgets import QFileDialog
+
+CHOOSE = "choose"  # of a combo box: a file is asked for
 
 # Fields whose name alone is no plain English.
 LABELS = {
@@ -86,6 +91,55 @@ class OptionalNumber(LineEdit):
         self._widget._mgui_set_value("" if number is None else f"{number:.12g}")
 
 
+class FileChoice(ComboBox):
+    """One of a few words, or a file: those that were offered, or one that is asked for by the last entry.
+
+    Parameters
+    ----------
+    words : the values that are no files, each with what it is called.
+    wanted : what the dialog asks for.
+    files : which ones it shows, as Qt writes it.
+    """
+
+    def __init__(self, value: str, words: Mapping[str, str], wanted: str, files: str, **kwargs: Any):
+        self._wanted, self._files, self._before = wanted, files, value
+        self._offered = dict(words)
+        if value not in self._offered:
+            self._offered[value] = Path(value).name
+        super().__init__(value=value, choices=self._entries(), **kwargs)
+        self.changed.connect(self._on_changed)
+
+    def offer(self, path: str, name: str = "") -> None:
+        """List a file; what is chosen stays."""
+        if path not in self._offered:
+            self._offered[path] = name or Path(path).name
+            # As a choice of magicgui's it would come after the entry that asks for a file.
+            self._default_choices = self._entries()
+            with QSignalBlocker(self.native):
+                self.native.insertItem(self.native.count() - 1, self._offered[path], path)
+
+    def _entries(self) -> list[tuple[str, str]]:
+        return [*((text, value) for value, text in self._offered.items()), (f"{self._wanted}…", CHOOSE)]
+
+    @property
+    def value(self) -> str:
+        """The word, or the file's path."""
+        return str(super().value)
+
+    @value.setter
+    def value(self, value: str) -> None:
+        if value != CHOOSE:
+            self.offer(value)
+        ComboBox.value.fset(self, value)
+
+    def _on_changed(self, value: str) -> None:
+        if value == CHOOSE:
+            chosen, _ = QFileDialog.getOpenFileName(self.native, self._wanted, "", self._files)
+            self.value = chosen or self._before
+        else:
+            self._before = value
+
+
 def form_of(config: Any, only: Sequence[str] | None = None, labels: bool = True) -> Container:
     """A form that shows the config's fields.
 
@@ -152,6 +206,8 @@ def _by_type(hint: Any, value: Any, facts: dict[str, Any], shared: dict[str, Any
     optional = _optional(hint)
     if optional in (int, float):
         return OptionalNumber(value=value, kind=optional, **shared)
+    if "files" in facts:
+        return FileChoice(value, facts["words"], facts["wanted"], facts["files"], **shared)
     if get_origin(hint) is Literal or "choices" in facts:
         return ComboBox(value=value, choices=list(facts.get("choices", get_args(hint))), **shared)
     if hint is bool:

@@ -10,7 +10,8 @@ from qtpy.QtCore import QSignalBlocker, Qt, Signal
 from qtpy.QtWidgets import QFileDialog, QVBoxLayout, QWidget
 
 from napari_pathotune import compat
-from napari_pathotune.forms import config_from, form_of
+from napari_pathotune.forms import CHOOSE, FileChoice, config_from, form_of
+from napari_pathotune.reader import results_folder
 from napari_pathotune.widgets.parts import LINK_COLOR, Card, Fold, combo, heading
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 # was ahead of the linear probe in our own tables (docs/methods-compared.md), and it goes round in seconds.
 DEFAULT_METHOD = "linear_probe"
 START = {"speed": "interactive"}
-CHOOSE = "choose"  # of the combo box of backbones: a file is asked for
 
 
 class TrainSetup(QWidget):
@@ -63,6 +63,7 @@ class TrainSetup(QWidget):
         self._fill()
         self.backbone.currentIndexChanged.connect(self._on_backbone_changed)
         self.method.currentIndexChanged.connect(self._on_method_changed)
+        self.method_fold.head.toggled.connect(self._offer_tunings)
         self._on_backbone_changed()
         self._on_method_changed()
 
@@ -223,7 +224,29 @@ class TrainSetup(QWidget):
         self.method_form = form_of(self._method_config)
         self.method_fold.put(self.method_form.native)
         self.method_fold.setVisible(len(self.method_form) > 0)
+        self._offer_tunings(self.method_fold.head.isChecked())
         self.changed.emit()
+
+    def _offer_tunings(self, is_open: bool) -> None:
+        """Where an option is a tuning's file, list those there are; not before somebody looks, as files are read."""
+        fields = [field for field in self.method_form if isinstance(field, FileChoice)] if is_open else []
+        for path, title in usable_tunings() if fields else ():
+            for field in fields:
+                field.offer(path, title)
+
+
+def usable_tunings() -> list[tuple[str, str]]:
+    """Path and name of the tunings on this machine whose features learning from slides can take."""
+    from napari_pathotune.widgets.library import added_folders
+    from pathotune.methods import METHODS, level_of
+    from pathotune.methods.library import Library
+
+    found = Library().list(dict.fromkeys([results_folder(), *added_folders()]))
+    return [
+        (str(one.path), one.name)
+        for one in found
+        if not one.problem and one.method in METHODS and level_of(one.method) in ("tile", "patient")
+    ]
 
 
 def backbone_lines(card: BackboneCard) -> list[str]:

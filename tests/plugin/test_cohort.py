@@ -96,6 +96,29 @@ def test_an_enhanced_backbone_is_chosen_where_backbones_are(
     assert "choose another backbone" in panel.missing()
 
 
+def test_tunings_of_tiles_and_of_modaltune_are_offered_where_features_are_taken_from(
+    dock: Any, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import json
+
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    about = {"backbone": {"name": "pathotune-tiny"}, "classes": [], "reading": {"mpp": 0.5}, "format": 1}
+    for method in ("pathotune", "modaltune", "mil"):
+        facts = json.dumps({**about, "method": method})
+        save_file({"x": np.zeros(1, np.float32)}, tmp_path / f"{method} 1.pathotune.safetensors", {"pathotune": facts})
+    monkeypatch.setattr("napari_pathotune.widgets.train_setup.results_folder", lambda: tmp_path)
+    panel, setup = dock.cohort, dock.cohort.setup
+    panel.table.set_path(table)
+    setup.method.setCurrentIndex(setup.method.findData("mil"))
+    setup.method_fold.head.setChecked(True)
+    shown = [text for text, _ in setup.method_form["prompts"]._entries()]
+    assert {"pathotune 1", "modaltune 1"} <= set(shown) and "mil 1" not in shown
+    setup.method_form["prompts"].value = str(tmp_path / "modaltune 1.pathotune.safetensors")
+    assert panel.job().arguments["config"]["prompts"] == str(tmp_path / "modaltune 1.pathotune.safetensors")
+
+
 def test_a_table_that_cannot_be_used_is_said(dock: Any, tmp_path: Path) -> None:
     panel = dock.cohort
     panel.table.set_path(tmp_path / "none.csv")

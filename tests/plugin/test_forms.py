@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pytest
@@ -76,3 +77,32 @@ def test_optional_number_is_empty_or_a_number() -> None:
     assert config_from(form, Example()).batch == 16
     show_config(form, Example())
     assert config_from(form, Example()).batch is None
+
+
+def test_an_option_that_is_a_word_or_a_file_is_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from qtpy.QtWidgets import QFileDialog
+
+    from napari_pathotune.forms import CHOOSE, config_from, form_of, show_config
+
+    config, file = config_class("mil")(), str(tmp_path / "Köln tiles.pathotune.safetensors")
+    form = form_of(config)
+    field = form["prompts"]
+    assert [value for _, value in field._entries()] == ["none", "weak", CHOOSE]
+    asked = [("", ""), (file, "")]
+    monkeypatch.setattr(QFileDialog, "getOpenFileName", lambda *_: asked.pop(0))
+    field.value = "weak"
+    field.value = CHOOSE
+    assert config_from(form, config).prompts == "weak", "who chooses no file keeps what was chosen"
+    field.value = CHOOSE
+    assert (
+        config_from(form, config).prompts == file and field.native.currentText() == "Köln tiles.pathotune.safetensors"
+    )
+    other = str(tmp_path / "study.pathotune.safetensors")
+    field.offer(other, "study")
+    assert config_from(form, config).prompts == file, "what is offered later is not chosen by that"
+    assert [field.native.itemText(row) for row in (-1 + field.native.count(), -2 + field.native.count())] == [
+        "A tuning of tiles, or of ModalTune…",
+        "study",
+    ]
+    show_config(form, dataclasses.replace(config, prompts="elsewhere.pathotune.safetensors"))
+    assert config_from(form, config).prompts == "elsewhere.pathotune.safetensors"

@@ -30,7 +30,10 @@ class MilConfig(MethodConfig):
         {
             "tooltip": "none: features of the plain backbone. weak: first tune prompts on tiles that carry their "
             "slide's label, then take the features of the prompted backbone. Or the file of a tile tuning to take "
-            "them from, or of a ModalTune tuning, whose slide vectors then stand beside the features."
+            "them from, or of a ModalTune tuning, whose slide vectors then stand beside the features.",
+            "words": {"none": "none: the plain backbone", "weak": "weak: tuned on the slides' own labels first"},
+            "wanted": "A tuning of tiles, or of ModalTune",
+            "files": "Tunings (*.pathotune.safetensors)",
         },
     ] = "none"
     rounds: Annotated[
