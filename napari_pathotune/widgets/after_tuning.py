@@ -62,7 +62,8 @@ class AfterTuning(QWidget):
         if self.session.view_box_px0() is None:
             self._go_on()
         else:
-            self._expects_view = self.panel.start(VIEW)
+            # A tuning of whole slides has answered for all of the slide then: nothing is left to follow.
+            self._expects_view = self.panel.start(VIEW) and not self.panel.is_of_whole_slides
 
     def _go_on(self) -> None:
         if self.choice.currentData() == SLIDE and not self.panel.missing_tuning_or_slide() and self.runner.is_free:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html import escape
 
-from qtpy.QtCore import Qt
+from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import QListWidgetItem, QVBoxLayout, QWidget
 
 from napari_pathotune.layers import facts
@@ -18,13 +18,18 @@ TILE_PX = 84
 
 
 class SlideScorePanel(QWidget):
-    """Shown where the result in front is a tuning's that learned from whole slides."""
+    """Shown where the result in front is a tuning's that learned from whole slides.
+
+    answered : a prediction has ended with an answer.
+    """
+
+    answered = Signal()
 
     def __init__(self, session: Session) -> None:
         super().__init__()
         self.session = session
         self.answer: SlideAnswer | None = None
-        self._store, self._brought = "", ""
+        self._store, self._brought, self._is_awaited = "", "", False
         self.text = text_label()
         self.tiles = PictureList(TILE_PX)
         named(self.tiles, "Most attended tiles", "The tiles the answer rests on most. Click one to go there.")
@@ -49,6 +54,9 @@ class SlideScorePanel(QWidget):
             self._store = store
             self._show(slide_answer(store) if store else None, "" if result is None else result.slide_path)
         self.setVisible(self.answer is not None)
+        if self.answer is not None and self._is_awaited:
+            self._is_awaited = False
+            self.answered.emit()
         if self.answer is None or result is None or self._brought == store:
             return
         if result.attention is not None and result.classes is not None:
@@ -59,6 +67,7 @@ class SlideScorePanel(QWidget):
     def _on_stage_changed(self, job: JobState) -> None:
         if job.command == "predict" and not job.is_active:
             self._store = ""  # the answer is written at the end
+            self._is_awaited = job.stage == "done"  # its layers may come later
             self.refresh()
 
     def _show(self, answer: SlideAnswer | None, slide_path: str) -> None:
