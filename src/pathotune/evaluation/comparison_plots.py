@@ -13,8 +13,9 @@ from pathotune.tasks import colour_blind_palette
 
 # The curves' frame in pixels: left, top, width, height.
 FRAME = (48.0, 12.0, 420.0, 240.0)
-# The bars' frame: where they begin, how long the longest is, how high each is.
-BARS = (230.0, 300.0, 24.0)
+# The bars' frame: where they begin at least, how long the longest is, how high each is.
+BARS = (110.0, 300.0, 24.0)
+LETTER_PX = 7.0  # of a name before a bar: wide enough that none is cut off at the left
 TITLES = {"tvp": "TVP", "ttp": "TTP", "ivp": "IVP"}
 
 Entries = Sequence[dict[str, Any]]
@@ -68,7 +69,9 @@ def bars(entries: Entries, chance: float, caption: str, labels: dict[str, str] |
     """
     if not entries:
         return ""
-    start, length, step = BARS
+    least, length, step = BARS
+    names = [(labels or {}).get(entry["method"]) or str(entry["method"]) for entry in entries]
+    start = max(least, 12 + LETTER_PX * max(map(len, names)))
     ends = [value for entry in entries for value in (entry["balanced_accuracy"], *(entry["ci95"] or ()))]
     low, high = float(min(chance, *ends)), float(max(chance + 0.05, *ends))
 
@@ -80,8 +83,7 @@ def bars(entries: Entries, chance: float, caption: str, labels: dict[str, str] |
     for number, entry in enumerate(entries):
         y, value = 8 + number * step, entry["balanced_accuracy"]
         first, last = sorted((place(chance), place(value)))
-        label = (labels or {}).get(entry["method"]) or str(entry["method"])
-        parts.append(f'<text x="{start - 8}" y="{y + 13:.1f}" class="value">{html.escape(label)}</text>')
+        parts.append(f'<text x="{start - 8}" y="{y + 13:.1f}" class="value">{html.escape(names[number])}</text>')
         parts.append(f'<rect x="{first:.1f}" y="{y}" width="{last - first:.1f}" height="{step - 8}" class="bar"/>')
         if entry["ci95"]:
             a, b = (place(end) for end in entry["ci95"])

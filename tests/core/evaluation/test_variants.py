@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
@@ -131,3 +133,17 @@ def test_bars_show_prompt_combinations_from_chance_on():
     figure = bars(chosen, 0.5, "all", labels)
     assert figure.count('class="bar"') == 8 and figure.count('class="whisker"') == 8 and "TVP + IVP" in figure
     assert prompt_combinations(entries[:1]) == ([], {}) and bars([], 0.5, "") == ""
+
+
+def test_the_longest_name_before_a_bar_is_not_cut_off():
+    names = ("linear_probe", "pathotune[speed=interactive,tvp_tokens=0,ttp=off,ivp=off]")
+    entries = summarise([row for name in names for row in rows(name, [3, 7])], ["a", "b"])
+    for shown in (entries, entries[:1]):
+        figure = bars(shown, 0.5, "all")
+        picture = float(re.search(r'<svg [^>]*width="(\d+)"', figure)[1])
+        ends = [(float(x), name) for x, name in re.findall(r'<text x="([\d.]+)"[^>]* class="value">([^<]+)<', figure)]
+        assert len(ends) == len(shown)
+        for end, name in ends:
+            assert end - 6.5 * len(name) > 0, "12-pixel letters are about half as wide as high"
+        begins, width = map(float, re.search(r'<rect x="([\d.]+)"[^>]* width="([\d.]+)"', figure).groups())
+        assert begins + width < picture and begins > max(end for end, _ in ends)
