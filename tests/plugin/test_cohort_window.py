@@ -27,8 +27,9 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = ["slide,patient,label,split"]
     for number in range(SLIDES):
         nests = (Nest(TILE_PX / 2, TILE_PX / 2, 100.0, (), ()),) if number % 2 else ()
-        look = {"margin": 0.0, "pen": False, "classes": ("Stroma",)}
-        slide = SyntheticSlide(SIDE_PX, SIDE_PX, seed=number // 2, nests=nests, **look)
+        slide = SyntheticSlide(
+            SIDE_PX, SIDE_PX, seed=number // 2, nests=nests, margin=0.0, pen=False, classes=("Stroma",)
+        )
         write_pyramid(slide, folder / f"s{number}.tiff")
         label = "calm" if number % 2 == 0 else "tumour"
         rows.append(f"s{number}.tiff,p{number},{label},{'val' if number < 2 else 'train'}")
@@ -70,6 +71,7 @@ def test_a_table_is_tuned_on_and_the_open_slide_gets_its_score_attention_and_til
     assert submitted == ["tune", "predict"], "all of the slide has been answered for: nothing follows"
 
     answer, result = dock.score.answer, session.result
+    assert answer is not None and result is not None
     assert answer.predicted == "tumour" and answer.probabilities["tumour"] > 0.5
     assert "tumour" in dock.score.text.text()
     assert not dock.score.tiles.visibleRegion().isEmpty(), "below a long tab it was brought into sight"
