@@ -79,8 +79,12 @@ class PathoTuneDock(QWidget):
         scroll.setFrameShape(QFrame.Shape.NoFrame)
         scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         scroll.setWidget(column)
-        # Below a long tab the answer would be out of sight; it is laid out first.
-        self.score.answered.connect(lambda: QTimer.singleShot(50, lambda: scroll.ensureWidgetVisible(self.score, 0, 0)))
+        # Below a long tab the answer would be out of sight; it is laid out first. The timer ends with the dock.
+        later = QTimer(self)
+        later.setSingleShot(True)
+        later.setInterval(50)
+        later.timeout.connect(lambda: scroll.ensureWidgetVisible(self.score, 0, 0))
+        self.score.answered.connect(later.start)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(scroll, 1)
